@@ -1,0 +1,21 @@
+# vgen_add_room(NAME SOURCES a.cpp ... [CUDA_SOURCES a.cu ...] DEPS vgen::core ... [PRIVATE_DEPS ...] [TORCH])
+#   A static library vgen_NAME, alias vgen::NAME, from libvgen/vgen/NAME/. TORCH: links LibTorch
+#   and shares the precompiled torch/torch.h. CUDA_SOURCES are compiled when CUDA is on.
+function(vgen_add_room name)
+  cmake_parse_arguments(ROOM "TORCH" "" "SOURCES;CUDA_SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  list(TRANSFORM ROOM_SOURCES PREPEND vgen/${name}/)
+  list(TRANSFORM ROOM_CUDA_SOURCES PREPEND vgen/${name}/)
+  if(NOT VGEN_HAS_CUDA)
+    set(ROOM_CUDA_SOURCES)
+  endif()
+  add_library(vgen_${name} STATIC ${ROOM_SOURCES} ${ROOM_CUDA_SOURCES})
+  add_library(vgen::${name} ALIAS vgen_${name})
+  target_include_directories(vgen_${name} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/libvgen>)
+  target_link_libraries(vgen_${name} PUBLIC ${ROOM_DEPS}
+                        PRIVATE ${ROOM_PRIVATE_DEPS} $<BUILD_INTERFACE:vgen_flags>)
+  if(ROOM_TORCH)
+    target_link_libraries(vgen_${name} PUBLIC vgen::torch)
+    target_precompile_headers(vgen_${name} REUSE_FROM vgen_pch)
+  endif()
+  target_link_libraries(vgen_all INTERFACE vgen_${name})
+endfunction()
