@@ -1,0 +1,56 @@
+#pragma once
+// Image files to 8-bit RGB and back. The pixels are those of PIL's Image.open(f).convert("RGB").
+//
+// The format is taken from the content, never from the name: JPEG, PNG, WebP, BMP, PPM/PGM/PBM,
+// TIFF. Grey becomes three equal channels, palettes are expanded, alpha is dropped, CMYK is
+// converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored.
+// 16-bit grey is scaled to 8 bits (PIL clips it to white). JPEG goes through libjpeg-turbo with the
+// settings that PIL uses; the others through OpenCV. All functions may be called from any thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace vgen::data {
+
+/// 8-bit RGB, rows from the top, no padding: value (y, x, c) is rgb[(y * width + x) * 3 + c].
+struct Image {
+  int64_t width = 0;
+  int64_t height = 0;
+  std::vector<uint8_t> rgb;
+
+  const uint8_t* row(int64_t y) const { return rgb.data() + y * width * 3; }
+  uint8_t* row(int64_t y) { return rgb.data() + y * width * 3; }
+};
+
+/// What the header of an image file says.
+struct ImageInfo {
+  std::string format;  ///< "jpeg", "png", "webp", "bmp", "pnm", "tiff"
+  int64_t width = 0;
+  int64_t height = 0;
+};
+
+/// Pixels above which an image is refused before memory is taken: the limit of PIL.
+inline constexpr int64_t kMaxPixels = 178'956'970;
+
+/// Reads the header alone. Throws Error(kDataCorrupt) for what is no image: "not an image: begins
+/// with 'hello'; expected JPEG, PNG, WebP, BMP, PNM or TIFF".
+ImageInfo probe_image(std::span<const std::byte> file);
+
+/// Decodes a whole file. Throws Error(kDataCorrupt): not an image, truncated, damaged, or more than
+/// `max_pixels` pixels. A JPEG with damaged entropy data but all its blocks is accepted, as by PIL.
+Image decode_image(std::span<const std::byte> file, int64_t max_pixels = kMaxPixels);
+
+/// PNG, RGB, 8 bit. Throws Error(kInvalidArgument) for an empty image.
+std::vector<std::byte> encode_png(const Image& image);
+
+/// JPEG, 4:2:0. quality in [1, 100].
+std::vector<std::byte> encode_jpeg(const Image& image, int quality);
+
+/// True for the extensions that a dataset takes as images, in any case: jpg jpeg png ppm bmp pgm
+/// tif tiff webp (torchvision's list).
+bool has_image_extension(std::string_view name);
+
+}  // namespace vgen::data
