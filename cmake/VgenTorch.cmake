@@ -18,9 +18,14 @@ if(NOT EXISTS ${VGEN_TORCH_DIR}/include/torch/csrc/api/include/torch/torch.h)
   message(FATAL_ERROR "No LibTorch at '${VGEN_TORCH_DIR}'. Run scripts/setup.sh, or pass "
                       "-DVGEN_TORCH_DIR=<site-packages>/torch of a torch 2.11 wheel.")
 endif()
-file(STRINGS ${VGEN_TORCH_DIR}/include/torch/headeronly/version.h torch_version_line
-     REGEX "#define TORCH_VERSION \"")
-string(REGEX REPLACE ".*\"([0-9.]+).*" "\\1" VGEN_TORCH_VERSION "${torch_version_line}")
+set(version_parts)
+foreach(part MAJOR MINOR PATCH)
+  file(STRINGS ${VGEN_TORCH_DIR}/include/torch/headeronly/version.h line
+       REGEX "#define TORCH_VERSION_${part} ")
+  string(REGEX REPLACE ".* ([0-9]+).*" "\\1" number "${line}")
+  list(APPEND version_parts ${number})
+endforeach()
+list(JOIN version_parts . VGEN_TORCH_VERSION)
 if(NOT VGEN_TORCH_VERSION MATCHES "^2\\.11")
   message(FATAL_ERROR "LibTorch ${VGEN_TORCH_VERSION} at ${VGEN_TORCH_DIR}; vgen needs 2.11")
 endif()

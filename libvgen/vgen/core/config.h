@@ -31,10 +31,10 @@ struct ConfigNode {
   enum class Kind { kNull, kScalar, kList, kMap };
   Kind kind = Kind::kNull;
   std::string scalar;
-  bool is_quoted = false;               ///< '12' in quotes is text, never a number
-  std::vector<std::string> keys;        ///< kMap: names, in file order
-  std::vector<ConfigNode> values;       ///< kMap: beside keys; kList: the items
-  std::string origin;                   ///< "b256.yaml:14" or "--set model.n_layer=6"
+  bool is_quoted = false;          ///< '12' in quotes is text, never a number
+  std::vector<std::string> keys;   ///< kMap: names, in file order
+  std::vector<ConfigNode> values;  ///< kMap: beside keys; kList: the items
+  std::string origin;              ///< "b256.yaml:14" or "--set model.n_layer=6"
 
   const ConfigNode* find(std::string_view key) const;
 };
@@ -112,7 +112,7 @@ class ConfigReader {
     }
   }
   template <class T>
-    requires requires(ConfigReader& v, T& c) { visit_fields(v, c); }
+  requires requires(ConfigReader& v, T& c) { visit_fields(v, c); }
   static void read(const ConfigNode& node, const std::string& name, T& value) {
     check_kind(node, name, ConfigNode::Kind::kMap);
     ConfigReader reader(node, name);
@@ -161,7 +161,7 @@ class ConfigWriter {
     return node;
   }
   template <class T>
-    requires requires(ConfigWriter& v, T& c) { visit_fields(v, c); }
+  requires requires(ConfigWriter& v, T& c) { visit_fields(v, c); }
   static ConfigNode write(const T& value) {
     ConfigNode node;
     ConfigWriter writer(node);

@@ -20,12 +20,8 @@ std::string_view error_code_name(ErrorCode code) {
   return "error";
 }
 
-void Error::add_context(std::string_view context) {
-  message_.insert(0, str_cat(context, ": "));
-}
+void Error::add_context(std::string_view context) { message_.insert(0, str_cat(context, ": ")); }
 
-std::string errno_text(int error_number) {
-  return std::generic_category().message(error_number);
-}
+std::string errno_text(int error_number) { return std::generic_category().message(error_number); }
 
 }  // namespace vgen

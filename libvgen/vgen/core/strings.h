@@ -20,8 +20,7 @@ inline void append_part(std::string& out, const std::string& part) { out.append(
 inline void append_part(std::string& out, char part) { out.push_back(part); }
 inline void append_part(std::string& out, bool part) { out.append(part ? "true" : "false"); }
 template <class Number>
-  requires(std::is_arithmetic_v<Number>)
-void append_part(std::string& out, Number part) {
+requires(std::is_arithmetic_v<Number>) void append_part(std::string& out, Number part) {
   if constexpr (std::is_integral_v<Number>) {
     char digits[24];
     out.append(digits, std::to_chars(digits, digits + sizeof(digits), part).ptr);

@@ -1,0 +1,7 @@
+#include "commands.h"
+
+namespace vgen::apps {
+
+void add_commands(CLI::App& app) { add_doctor(app); }
+
+}  // namespace vgen::apps

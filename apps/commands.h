@@ -1,0 +1,15 @@
+#pragma once
+// One function per subcommand, each in the file of its name; commands.cpp has the table.
+
+namespace CLI {
+class App;
+}
+
+namespace vgen::apps {
+
+void add_doctor(CLI::App& app);
+
+/// All of the above, in the order of --help.
+void add_commands(CLI::App& app);
+
+}  // namespace vgen::apps

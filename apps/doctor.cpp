@@ -1,0 +1,31 @@
+#include "vgen/tensor/doctor.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "commands.h"
+
+namespace vgen::apps {
+
+namespace {
+struct Options {
+  std::string folder = ".";
+  bool is_json = false;
+};
+}  // namespace
+
+void add_doctor(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  auto* command = app.add_subcommand("doctor", "Print versions, processor, devices and problems");
+  command->add_option("--folder", options->folder, "Where runs would be written")
+      ->capture_default_str();
+  command->add_flag("--json", options->is_json, "Machine-readable");
+  command->footer("Example:\n  vgen doctor --folder /data/runs\n");
+  command->callback([options] {
+    const DoctorReport report = diagnose(options->folder);
+    std::fputs((options->is_json ? report_json(report) : format_report(report)).c_str(), stdout);
+  });
+}
+
+}  // namespace vgen::apps

@@ -1,0 +1,27 @@
+# vgen_add_tests(ROOM SOURCES a_test.cpp ... DEPS vgen::room ... [TORCH] [SLOW])
+#   One executable test_ROOM from tests/ROOM/. Without TORCH each Catch2 case is a CTest entry.
+#   With it loading LibTorch costs a second, so the whole executable is one entry.
+#   SLOW: the executable has [slow] cases; they run with `ctest -C slow` only.
+find_package(Catch2 2.13 REQUIRED)
+include(Catch)
+
+function(vgen_add_tests room)
+  cmake_parse_arguments(TEST "TORCH;SLOW" "" "SOURCES;DEPS" ${ARGN})
+  list(TRANSFORM TEST_SOURCES PREPEND ${room}/)
+  add_executable(test_${room} ${TEST_SOURCES})
+  target_link_libraries(test_${room} PRIVATE ${TEST_DEPS} vgen_flags)
+  if(TEST_TORCH)
+    target_link_libraries(test_${room} PRIVATE vgen_test_torch)
+    target_precompile_headers(test_${room} REUSE_FROM vgen_pch)
+    add_test(NAME ${room} COMMAND test_${room} "~[slow]" -w NoTests)
+    set_tests_properties(${room} PROPERTIES TIMEOUT 900 LABELS ${room})
+  else()
+    target_link_libraries(test_${room} PRIVATE vgen_test_support)
+    catch_discover_tests(test_${room} TEST_SPEC "~[slow]" TEST_PREFIX "${room}: "
+                         PROPERTIES TIMEOUT 300 LABELS ${room})
+  endif()
+  if(TEST_SLOW)
+    add_test(NAME ${room}_slow COMMAND test_${room} "[slow]" -w NoTests CONFIGURATIONS slow)
+    set_tests_properties(${room}_slow PROPERTIES TIMEOUT 3600 LABELS slow)
+  endif()
+endfunction()

@@ -1,0 +1,392 @@
+#include "vgen/core/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+namespace vgen {
+
+namespace {
+
+constexpr size_t kMaxFileSizeBytes = 1 << 20;
+constexpr int kMaxNodes = 100000;
+constexpr int kMaxDepth = 64;
+constexpr int kMaxIncludes = 100;
+
+[[noreturn]] void reject(const ConfigNode& node, const std::string& name, std::string_view why) {
+  throw_error(ErrorCode::kInvalidArgument, node.origin.empty() ? "config" : node.origin, ": '",
+              name, "': ", why);
+}
+
+std::string describe(const ConfigNode& node) {
+  switch (node.kind) {
+    case ConfigNode::Kind::kNull:
+      return "nothing";
+    case ConfigNode::Kind::kScalar:
+      return str_cat("'", printable(node.scalar), "'");
+    case ConfigNode::Kind::kList:
+      return "a list";
+    case ConfigNode::Kind::kMap:
+      return "a map of keys";
+  }
+  return "?";
+}
+
+// Turns yaml-cpp's graph into our tree. Aliases are expanded, so the number of nodes is bounded.
+class TreeBuilder {
+ public:
+  explicit TreeBuilder(std::string name) : name_(std::move(name)) {}
+
+  ConfigNode build(const YAML::Node& yaml, int depth) {
+    ConfigNode node;
+    node.origin = origin(yaml.Mark());
+    if (++num_nodes_ > kMaxNodes) {
+      throw_error(ErrorCode::kInvalidArgument, node.origin, ": more than ", kMaxNodes,
+                  " values: this is not a config");
+    }
+    if (depth > kMaxDepth) {
+      throw_error(ErrorCode::kInvalidArgument, node.origin, ": nested more than ", kMaxDepth,
+                  " levels deep");
+    }
+    switch (yaml.Type()) {
+      case YAML::NodeType::Undefined:
+      case YAML::NodeType::Null:
+        break;
+      case YAML::NodeType::Scalar:
+        node.kind = ConfigNode::Kind::kScalar;
+        node.scalar = yaml.Scalar();
+        node.is_quoted = yaml.Tag() == "!";  // yaml-cpp's tag of a quoted scalar
+        break;
+      case YAML::NodeType::Sequence:
+        node.kind = ConfigNode::Kind::kList;
+        for (const YAML::Node& item : yaml) node.values.push_back(build(item, depth + 1));
+        break;
+      case YAML::NodeType::Map:
+        node.kind = ConfigNode::Kind::kMap;
+        for (const auto& entry : yaml) add_entry(node, entry.first, entry.second, depth);
+        break;
+    }
+    return node;
+  }
+
+  std::string origin(const YAML::Mark& mark) const {
+    return mark.is_null() ? name_ : str_cat(name_, ":", mark.line + 1);
+  }
+
+ private:
+  void add_entry(ConfigNode& node, const YAML::Node& key, const YAML::Node& value, int depth) {
+    const std::string where = origin(key.Mark());
+    require(key.IsScalar(), ErrorCode::kInvalidArgument, where, ": a key must be plain text");
+    const std::string& name = key.Scalar();
+    require(node.find(name) == nullptr, ErrorCode::kInvalidArgument, where, ": duplicate key '",
+            printable(name), "'");
+    ConfigNode child = build(value, depth + 1);
+    child.origin = where;  // the line of the key is the one to look at
+    node.keys.push_back(name);
+    node.values.push_back(std::move(child));
+  }
+
+  std::string name_;
+  int num_nodes_ = 0;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::error_code error;
+  if (!file || std::filesystem::is_directory(path, error)) {
+    throw_error(ErrorCode::kNotFound, path, ": cannot read this config file");
+  }
+  std::string text(kMaxFileSizeBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  require(text.size() <= kMaxFileSizeBytes, ErrorCode::kInvalidArgument, path, ": larger than ",
+          format_bytes(kMaxFileSizeBytes), ": this is not a config");
+  return text;
+}
+
+// Puts `over` on top of `base`: maps key by key, all else replaced.
+void merge(ConfigNode& base, ConfigNode over) {
+  if (base.kind != ConfigNode::Kind::kMap || over.kind != ConfigNode::Kind::kMap) {
+    base = std::move(over);
+    return;
+  }
+  for (size_t i = 0; i < over.keys.size(); ++i) {
+    const auto found = std::find(base.keys.begin(), base.keys.end(), over.keys[i]);
+    if (found == base.keys.end()) {
+      base.keys.push_back(over.keys[i]);
+      base.values.push_back(std::move(over.values[i]));
+    } else {
+      merge(base.values[found - base.keys.begin()], std::move(over.values[i]));
+    }
+  }
+}
+
+class IncludeLoader {
+ public:
+  ConfigNode load(const std::string& path) {
+    const auto canonical = std::filesystem::weakly_canonical(path);
+    require(std::find(open_.begin(), open_.end(), canonical) == open_.end(),
+            ErrorCode::kInvalidArgument, path, ": includes itself");
+    require(++num_loaded_ <= kMaxIncludes, ErrorCode::kInvalidArgument, path, ": more than ",
+            kMaxIncludes, " files included");
+    ConfigNode own = parse_yaml(read_text(path), path);
+    const auto include = std::find(own.keys.begin(), own.keys.end(), "include");
+    if (include == own.keys.end()) return own;
+    const size_t at = static_cast<size_t>(include - own.keys.begin());
+    const ConfigNode list = std::move(own.values[at]);
+    own.keys.erase(own.keys.begin() + static_cast<std::ptrdiff_t>(at));
+    own.values.erase(own.values.begin() + static_cast<std::ptrdiff_t>(at));
+
+    open_.push_back(canonical);
+    ConfigNode merged;
+    merged.kind = ConfigNode::Kind::kMap;
+    if (list.kind == ConfigNode::Kind::kList) {
+      for (const ConfigNode& item : list.values) merge(merged, load_included(path, item));
+    } else {
+      merge(merged, load_included(path, list));
+    }
+    merge(merged, std::move(own));
+    open_.pop_back();
+    return merged;
+  }
+
+ private:
+  ConfigNode load_included(const std::string& from, const ConfigNode& item) {
+    if (item.kind != ConfigNode::Kind::kScalar || item.scalar.empty()) {
+      reject(item, "include",
+             str_cat("expected a file name or a list of them, found ", describe(item)));
+    }
+    const std::string path = (std::filesystem::path(from).parent_path() / item.scalar).string();
+    try {
+      return load(path);
+    } catch (Error& error) {
+      error.add_context(item.origin);
+      throw;
+    }
+  }
+
+  std::vector<std::filesystem::path> open_;
+  int num_loaded_ = 0;
+};
+
+// A scalar as yaml-cpp would have to quote it, so that it reads back as text.
+bool needs_quotes(const std::string& text) {
+  int64_t integer;
+  double number;
+  static const std::set<std::string> kWords = {"",     "~",     "null", "true", "false", "yes",
+                                               "no",   "on",    "off",  "nan",  "inf",   ".nan",
+                                               ".inf", "-.inf", "-inf", "y",    "n"};
+  return parse_int(text, integer) || parse_double(text, number) || kWords.count(to_lower(text)) > 0;
+}
+
+void emit(YAML::Emitter& out, const ConfigNode& node) {
+  switch (node.kind) {
+    case ConfigNode::Kind::kNull:
+      out << YAML::Null;
+      break;
+    case ConfigNode::Kind::kScalar:
+      if (node.is_quoted && needs_quotes(node.scalar)) out << YAML::DoubleQuoted;
+      out << node.scalar;
+      break;
+    case ConfigNode::Kind::kList: {
+      const bool is_flat =
+          std::all_of(node.values.begin(), node.values.end(),
+                      [](const auto& item) { return item.kind == ConfigNode::Kind::kScalar; });
+      if (is_flat) out << YAML::Flow;
+      out << YAML::BeginSeq;
+      for (const ConfigNode& item : node.values) emit(out, item);
+      out << YAML::EndSeq;
+      break;
+    }
+    case ConfigNode::Kind::kMap:
+      out << YAML::BeginMap;
+      for (size_t i = 0; i < node.keys.size(); ++i) {
+        out << YAML::Key << node.keys[i] << YAML::Value;
+        emit(out, node.values[i]);
+      }
+      out << YAML::EndMap;
+      break;
+  }
+}
+
+ConfigNode scalar_node(std::string text, bool is_quoted) {
+  ConfigNode node;
+  node.kind = ConfigNode::Kind::kScalar;
+  node.scalar = std::move(text);
+  node.is_quoted = is_quoted;
+  return node;
+}
+
+}  // namespace
+
+const ConfigNode* ConfigNode::find(std::string_view key) const {
+  const auto found = std::find(keys.begin(), keys.end(), key);
+  return found == keys.end() ? nullptr : &values[static_cast<size_t>(found - keys.begin())];
+}
+
+ConfigNode parse_yaml(std::string_view text, const std::string& name) {
+  require(text.size() <= kMaxFileSizeBytes, ErrorCode::kInvalidArgument, name, ": larger than ",
+          format_bytes(kMaxFileSizeBytes), ": this is not a config");
+  TreeBuilder builder(name);
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    require(documents.size() <= 1, ErrorCode::kInvalidArgument, name,
+            ": more than one YAML document");
+    if (documents.empty()) return {};
+    return builder.build(documents[0], 0);
+  } catch (const YAML::Exception& error) {
+    throw_error(ErrorCode::kInvalidArgument, builder.origin(error.mark),
+                ": not valid YAML: ", error.msg);
+  }
+}
+
+ConfigNode load_yaml(const std::string& path) {
+  ConfigNode node = IncludeLoader().load(path);
+  if (node.kind == ConfigNode::Kind::kNull) node.kind = ConfigNode::Kind::kMap;
+  require(node.kind == ConfigNode::Kind::kMap, ErrorCode::kInvalidArgument, path,
+          ": expected `key: value` lines, found ", describe(node));
+  return node;
+}
+
+void apply_override(ConfigNode& root, const std::string& assignment) {
+  const std::string origin = str_cat("--set ", assignment);
+  const size_t equals = assignment.find('=');
+  require(equals != std::string::npos && equals > 0, ErrorCode::kInvalidArgument, origin,
+          ": expected key=value, for example model.n_layer=6");
+  ConfigNode value = parse_yaml(assignment.substr(equals + 1), origin);
+  value.origin = origin;
+  ConfigNode* node = &root;
+  for (const std::string& part : split(assignment.substr(0, equals), '.')) {
+    require(!part.empty(), ErrorCode::kInvalidArgument, origin, ": a key has an empty part");
+    int64_t index = 0;
+    if (node->kind == ConfigNode::Kind::kList) {
+      require(
+          parse_int(part, index) && index >= 0 && index < static_cast<int64_t>(node->values.size()),
+          ErrorCode::kInvalidArgument, origin, ": '", part, "' is no item of a list of ",
+          node->values.size());
+      node = &node->values[static_cast<size_t>(index)];
+      continue;
+    }
+    if (node->kind != ConfigNode::Kind::kMap) {
+      require(node->kind == ConfigNode::Kind::kNull, ErrorCode::kInvalidArgument, origin,
+              ": nothing is below ", describe(*node));
+      node->kind = ConfigNode::Kind::kMap;
+    }
+    if (node->find(part) == nullptr) {
+      node->keys.push_back(part);
+      node->values.emplace_back().origin = origin;
+    }
+    node = const_cast<ConfigNode*>(node->find(part));
+  }
+  *node = std::move(value);
+}
+
+std::string dump_yaml(const ConfigNode& node) {
+  YAML::Emitter out;
+  emit(out, node);
+  return str_cat(out.c_str(), "\n");
+}
+
+ConfigReader::ConfigReader(const ConfigNode& node, std::string path)
+    : node_(node), path_(std::move(path)) {}
+
+std::string ConfigReader::full_name(const char* name) const {
+  return path_.empty() ? name : str_cat(path_, ".", name);
+}
+
+const ConfigNode* ConfigReader::take(const char* name) {
+  known_.emplace_back(name);
+  const ConfigNode* node = node_.find(name);
+  // `key:` with nothing behind it keeps the default.
+  return node != nullptr && node->kind != ConfigNode::Kind::kNull ? node : nullptr;
+}
+
+void ConfigReader::reject_unread_keys() const {
+  for (size_t i = 0; i < node_.keys.size(); ++i) {
+    const std::string& key = node_.keys[i];
+    if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
+    const std::string nearest = nearest_name(key, known_);
+    const std::string& origin = node_.values[i].origin;
+    throw_error(ErrorCode::kInvalidArgument, origin.empty() ? "config" : origin, ": unknown key '",
+                printable(full_name(key.c_str()), 200), "', ",
+                nearest.empty() ? str_cat("expected one of: ", join(known_, ", "))
+                                : str_cat("is it '", nearest, "'?"));
+  }
+}
+
+void ConfigReader::check_kind(const ConfigNode& node, const std::string& name,
+                              ConfigNode::Kind kind) {
+  if (node.kind == kind) return;
+  reject(node, name,
+         str_cat("expected ", kind == ConfigNode::Kind::kList ? "a list" : "keys", ", found ",
+                 describe(node)));
+}
+
+void ConfigReader::read(const ConfigNode& node, const std::string& name, bool& value) {
+  if (node.kind == ConfigNode::Kind::kScalar && !node.is_quoted) {
+    if (node.scalar == "true") return void(value = true);
+    if (node.scalar == "false") return void(value = false);
+  }
+  reject(node, name, str_cat("expected true or false, found ", describe(node)));
+}
+
+void ConfigReader::read(const ConfigNode& node, const std::string& name, int64_t& value) {
+  if (node.kind == ConfigNode::Kind::kScalar && !node.is_quoted) {
+    if (parse_int(node.scalar, value)) return;
+    double number = 0;  // 1e6 is a whole number too
+    if (parse_double(node.scalar, number) && std::trunc(number) == number &&
+        std::abs(number) <= 0x1p53) {
+      return void(value = static_cast<int64_t>(number));
+    }
+  }
+  reject(node, name, str_cat("expected a whole number, found ", describe(node)));
+}
+
+void ConfigReader::read(const ConfigNode& node, const std::string& name, double& value) {
+  if (node.kind == ConfigNode::Kind::kScalar && !node.is_quoted) {
+    double number = 0;
+    if (parse_double(node.scalar, number) && !std::isnan(number)) return void(value = number);
+  }
+  reject(node, name, str_cat("expected a number, found ", describe(node)));
+}
+
+void ConfigReader::read(const ConfigNode& node, const std::string& name, std::string& value) {
+  if (node.kind != ConfigNode::Kind::kScalar) {
+    reject(node, name, str_cat("expected text, found ", describe(node)));
+  }
+  value = node.scalar;
+}
+
+void ConfigReader::check_range(const ConfigNode& node, const std::string& name, double value,
+                               const Range& range) {
+  if (range.is_low_open ? value > range.low : value >= range.low) {
+    if (value <= range.high) return;
+  }
+  std::string expected;
+  if (range.is_low_open) {
+    expected = str_cat("more than ", range.low);
+  } else if (std::isinf(range.high)) {
+    expected = str_cat("at least ", range.low);
+  } else {
+    expected = str_cat("from ", range.low, " to ", range.high);
+  }
+  reject(node, name, str_cat("expected ", expected, ", found ", describe(node)));
+}
+
+void ConfigReader::check_choice(const ConfigNode& node, const std::string& name,
+                                const std::string& value, const OneOf& choice) {
+  if (std::find(choice.names.begin(), choice.names.end(), value) != choice.names.end()) return;
+  reject(node, name,
+         str_cat("expected one of ", join(choice.names, ", "), "; found ", describe(node)));
+}
+
+ConfigNode ConfigWriter::write(bool value) { return scalar_node(value ? "true" : "false", false); }
+ConfigNode ConfigWriter::write(int64_t value) { return scalar_node(str_cat(value), false); }
+ConfigNode ConfigWriter::write(double value) { return scalar_node(format_double(value), false); }
+ConfigNode ConfigWriter::write(const std::string& value) { return scalar_node(value, true); }
+
+}  // namespace vgen

@@ -1,0 +1,25 @@
+#pragma once
+// Devices and precisions as users name them.
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+namespace vgen {
+
+/// "cpu", "cuda", "cuda:1", or "auto" (cuda when there is one, else cpu). Throws
+/// Error(kInvalidArgument) for another word, Error(kUnavailable) for a device that is not there.
+c10::Device parse_device(const std::string& text);
+
+/// "fp32", "bf16" or "fp16": the dtype that models compute in. Throws Error(kInvalidArgument).
+c10::ScalarType parse_precision(const std::string& text);
+std::string precision_name(c10::ScalarType dtype);
+
+/// The words that parse_precision takes, for --help and configs.
+inline constexpr const char* kPrecisionNames[] = {"fp32", "bf16", "fp16"};
+
+/// Threads of LibTorch's operators. 0 = one per core that this process may run on (its affinity
+/// mask, not the machine's cores). Returns the number set.
+int set_num_threads(int num_threads);
+
+}  // namespace vgen
