@@ -1,6 +1,7 @@
 # vgen_add_room(NAME SOURCES a.cpp ... [CUDA_SOURCES a.cu ...] DEPS vgen::core ... [PRIVATE_DEPS ...] [TORCH])
 #   A static library vgen_NAME, alias vgen::NAME, from libvgen/vgen/NAME/. TORCH: links LibTorch
-#   and shares the precompiled torch/torch.h. CUDA_SOURCES are compiled when CUDA is on.
+#   and shares the precompiled torch/torch.h. CUDA_SOURCES (.cu, or .cpp that call CUDA or NCCL)
+#   are compiled when CUDA is on, SOURCES always.
 function(vgen_add_room name)
   cmake_parse_arguments(ROOM "TORCH" "" "SOURCES;CUDA_SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
   list(TRANSFORM ROOM_SOURCES PREPEND vgen/${name}/)
@@ -8,7 +9,7 @@ function(vgen_add_room name)
   if(NOT VGEN_HAS_CUDA)
     set(ROOM_CUDA_SOURCES)
   endif()
-  add_library(vgen_${name} STATIC ${ROOM_SOURCES} ${ROOM_CUDA_SOURCES})
+  add_library(vgen_${name} STATIC ${ROOM_SOURCES})
   add_library(vgen::${name} ALIAS vgen_${name})
   target_include_directories(vgen_${name} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/libvgen>)
   target_link_libraries(vgen_${name} PUBLIC ${ROOM_DEPS}
@@ -16,6 +17,14 @@ function(vgen_add_room name)
   if(ROOM_TORCH)
     target_link_libraries(vgen_${name} PUBLIC vgen::torch)
     target_precompile_headers(vgen_${name} REUSE_FROM vgen_pch)
+  endif()
+  if(ROOM_CUDA_SOURCES)
+    # Objects of their own, so that CUDA's headers and definitions reach no other source.
+    add_library(vgen_${name}_cuda OBJECT ${ROOM_CUDA_SOURCES})
+    target_include_directories(vgen_${name}_cuda PRIVATE ${CMAKE_SOURCE_DIR}/libvgen)
+    target_link_libraries(vgen_${name}_cuda PRIVATE vgen::torch vgen_cuda vgen_flags)
+    target_sources(vgen_${name} PRIVATE $<TARGET_OBJECTS:vgen_${name}_cuda>)
+    target_link_libraries(vgen_${name} INTERFACE vgen_cuda_libraries)
   endif()
   target_link_libraries(vgen_all INTERFACE vgen_${name})
 endfunction()

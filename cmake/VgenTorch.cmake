@@ -55,12 +55,16 @@ if(VGEN_HAS_CUDA)
   find_library(VGEN_NCCL_LIBRARY NAMES libnccl.so.2 nccl
                PATHS ${site_packages}/nvidia/nccl/lib NO_DEFAULT_PATH)
   find_library(VGEN_NCCL_LIBRARY NAMES nccl REQUIRED)
-  target_include_directories(vgen_torch SYSTEM INTERFACE ${VGEN_NCCL_INCLUDE})
-  target_compile_definitions(vgen_torch INTERFACE USE_CUDA)
   # libtorch_cuda registers its kernels when loaded: nothing refers to it by symbol.
   target_link_libraries(vgen_torch INTERFACE
-    -Wl,--no-as-needed vgen_torch_cuda -Wl,--as-needed vgen_c10_cuda
-    CUDA::cudart ${VGEN_NCCL_LIBRARY})
+    -Wl,--no-as-needed vgen_torch_cuda -Wl,--as-needed vgen_c10_cuda $<LINK_ONLY:CUDA::cudart>)
+  # For sources that call CUDA or NCCL themselves; the others compile the same with and without.
+  add_library(vgen_cuda INTERFACE)
+  target_include_directories(vgen_cuda SYSTEM INTERFACE ${VGEN_NCCL_INCLUDE})
+  target_compile_definitions(vgen_cuda INTERFACE USE_CUDA USE_C10D_NCCL)
+  add_library(vgen_cuda_libraries INTERFACE)
+  target_link_libraries(vgen_cuda_libraries INTERFACE $<LINK_ONLY:CUDA::cudart> ${VGEN_NCCL_LIBRARY})
+  target_link_libraries(vgen_cuda INTERFACE CUDA::cudart ${VGEN_NCCL_LIBRARY})
 endif()
 
 # One precompiled torch/torch.h for every room that asks for it (see vgen_add_room).
