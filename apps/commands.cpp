@@ -2,6 +2,9 @@
 
 namespace vgen::apps {
 
-void add_commands(CLI::App& app) { add_doctor(app); }
+void add_commands(CLI::App& app) {
+  add_doctor(app);
+  add_completion(app);
+}
 
 }  // namespace vgen::apps

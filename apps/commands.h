@@ -8,6 +8,7 @@ class App;
 namespace vgen::apps {
 
 void add_doctor(CLI::App& app);
+void add_completion(CLI::App& app);
 
 /// All of the above, in the order of --help.
 void add_commands(CLI::App& app);
