@@ -1,0 +1,121 @@
+#include "vgen/io/npy.h"
+
+#include <catch2/catch.hpp>
+
+#include "support/support.h"
+
+using namespace vgen;
+using Catch::Contains;
+
+namespace {
+
+io::FileBytes bytes_of(const std::string& text) {
+  return {"x.npy", std::as_bytes(std::span(text.data(), text.size())), nullptr};
+}
+
+// A version 1.0 file with the given dict and data.
+std::string npy(const std::string& dict, const std::string& data) {
+  std::string out("\x93NUMPY\1\0", 8);
+  out.push_back(static_cast<char>(dict.size() & 0xff));
+  out.push_back(static_cast<char>(dict.size() >> 8));
+  return out + dict + data;
+}
+
+std::string error_of_npy(const std::string& text) {
+  return test::error_of([&] { io::parse_npy(bytes_of(text)); });
+}
+
+}  // namespace
+
+TEST_CASE("npy: what is written reads back", "[io]") {
+  const test::TempDir dir;
+  const auto array = io::make_array<float>({2, 3}, {0, 1, 2, 3, 4, 5.5f});
+  io::write_npy(dir / "a.npy", array);
+  const io::Array back = io::read_npy(dir / "a.npy");
+  CHECK(back.dtype == io::Dtype::kFloat32);
+  CHECK(back.shape == std::vector<int64_t>{2, 3});
+  CHECK(std::ranges::equal(back.as<float>(), array.as<float>()));
+  io::write_npy(dir / "s.npy", io::make_array<int64_t>({}, {7}));
+  CHECK(io::read_npy(dir / "s.npy").as<int64_t>()[0] == 7);
+  CHECK(io::read_npy(dir / "s.npy").shape.empty());
+  io::write_npy(dir / "e.npy", io::make_array<int64_t>({0, 3}, {}));
+  CHECK(io::read_npy(dir / "e.npy").shape == std::vector<int64_t>{0, 3});
+}
+
+TEST_CASE("npy: Fortran order and big-endian become C order, little-endian", "[io]") {
+  const std::string dict = "{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\n";
+  // Logical [[0, 1, 2], [10, 11, 12]], column by column.
+  const std::string data("\0\0\0\x0a\0\1\0\x0b\0\2\0\x0c", 12);
+  const std::string text = npy(dict, data);
+  const io::Array array = io::parse_npy(bytes_of(text));
+  const auto values = array.as<int16_t>();
+  CHECK(std::vector<int16_t>(values.begin(), values.end()) ==
+        std::vector<int16_t>{0, 1, 2, 10, 11, 12});
+}
+
+TEST_CASE("npy: a Python 2 shape and trailing commas are read", "[io]") {
+  const std::string text = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3L,)}\n", "abc");
+  CHECK(io::parse_npy(bytes_of(text)).shape == std::vector<int64_t>{3});
+  const std::string scalar = npy("{'descr': '|u1', 'fortran_order': False, 'shape': ()}", "a");
+  CHECK(io::parse_npy(bytes_of(scalar)).shape.empty());
+}
+
+TEST_CASE("npy: bad files are refused with a reason", "[io]") {
+  const auto with_shape = [](const std::string& shape) {
+    return npy("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + "}", "");
+  };
+  const auto with_descr = [](const std::string& descr) {
+    return npy("{'descr': " + descr + ", 'fortran_order': False, 'shape': (1,)}", "abcdefgh");
+  };
+  CHECK_THAT(error_of_npy(""), Contains("x.npy: not a .npy file: it starts with ''"));
+  CHECK_THAT(error_of_npy("PK\3\4...."), Contains("not a .npy file"));
+  CHECK_THAT(error_of_npy(std::string("\x93NUMPY\1\0", 8)), Contains("cut off in its header"));
+  CHECK_THAT(error_of_npy(std::string("\x93NUMPY\4\0ab", 10)), Contains("format version 4"));
+  CHECK_THAT(error_of_npy(std::string("\x93NUMPY\1\0\xff\xff", 10)),
+             Contains("header of 65535 bytes is declared in a file of 10"));
+  CHECK_THAT(error_of_npy(with_descr("'|O'")), Contains("Python objects"));
+  CHECK_THAT(error_of_npy(with_descr("[('a', '<f4')]")), Contains("structured arrays"));
+  CHECK_THAT(error_of_npy(with_descr("'<U4'")), Contains("type '<U4' is not supported"));
+  CHECK_THAT(error_of_npy(with_descr("'|V2'")), Contains("type '|V2' is not supported"));
+  CHECK_THAT(error_of_npy(with_descr("'<f4'")), Contains("needs 4 bytes, the file has 8"));
+  CHECK_THAT(error_of_npy(with_shape("(2,)")), Contains("needs 8 bytes, the file has 0"));
+  CHECK_THAT(error_of_npy(with_shape("(-1,)")), Contains("expected an integer of at least 0"));
+  CHECK_THAT(error_of_npy(with_shape("(3)")), Contains("not a tuple"));
+  CHECK_THAT(error_of_npy(with_shape("(1, 1.5)")), Contains("'.5)}', expected ')'"));
+  CHECK_THAT(error_of_npy(with_shape("(4294967296, 4294967296, 4294967296)")),
+             Contains("more than 2^63 elements"));
+  CHECK_THAT(error_of_npy(with_shape("(9223372036854775807,)")), Contains("more than 2^63 bytes"));
+  CHECK_THAT(error_of_npy(with_shape("(99999999999999999999,)")), Contains("expected an integer"));
+  CHECK_THAT(error_of_npy(npy("{'descr': '<f4'}", "")), Contains("lacks fortran_order"));
+  CHECK_THAT(error_of_npy(npy("{'descr': '<f4', 'descr': '<f4'}", "")), Contains("occurs twice"));
+  CHECK_THAT(error_of_npy(npy("{'evil': __import__('os')}", "")), Contains("unknown header field"));
+  CHECK_THAT(error_of_npy(npy("{'fortran_order': 1}", "")), Contains("expected True or False"));
+}
+
+TEST_CASE("npy: types that NumPy lacks cannot be written", "[io]") {
+  const test::TempDir dir;
+  const auto array = io::make_array(io::Dtype::kBFloat16, {1},
+                                    [](auto out) { std::ranges::fill(out, std::byte{0}); });
+  CHECK_THAT(test::error_of([&] { io::write_npy(dir / "b.npy", array); }),
+             Contains("NumPy has no type for bfloat16"));
+}
+
+TEST_CASE("npz: arrays are streamed and read back", "[io]") {
+  const test::TempDir dir;
+  const auto a = io::make_array<uint8_t>({3}, {1, 2, 3});
+  const auto b = io::make_array<double>({2}, {0.5, -1});
+  {
+    io::NpzWriter writer(dir / "x.npz");
+    writer.add("b", b);
+    writer.begin("arr_0", io::Dtype::kUInt8, {3});
+    for (size_t i = 0; i < 3; ++i) writer.write(a.data.subspan(i, 1));
+    writer.end();
+    CHECK_THAT(test::error_of([&] { writer.add("b", b); }), Contains("two arrays are named 'b'"));
+    writer.finish();
+  }
+  const io::NpzFile file(dir / "x.npz");
+  CHECK(file.names() == std::vector<std::string>{"b", "arr_0"});
+  CHECK(file.read("arr_0").as<uint8_t>()[2] == 3);
+  CHECK(file.read("b").as<double>()[1] == -1);
+  CHECK_THAT(test::error_of([&] { file.read("c"); }), Contains("no array 'c'; it has b, arr_0"));
+}
