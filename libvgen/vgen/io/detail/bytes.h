@@ -34,6 +34,9 @@ inline std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
+/// Whether the text is well-formed UTF-8 (RFC 3629).
+bool is_utf8(std::string_view text);
+
 /// CRC-32 of zip, continued from `crc` (0 at the start). Any length.
 uint32_t crc32(std::span<const std::byte> bytes, uint32_t crc = 0);
 

@@ -211,11 +211,6 @@ void inflate_exactly(const ZipEntry& entry, std::span<std::byte> out) {
 
 }  // namespace
 
-uint32_t crc32(std::span<const std::byte> bytes, uint32_t crc) {
-  return static_cast<uint32_t>(
-      ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
-}
-
 ZipReader::ZipReader(std::span<const std::byte> file) {
   const Directory directory = read_end_record(file);
   const Bytes central = file.subspan(directory.offset, directory.size);
