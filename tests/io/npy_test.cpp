@@ -1,5 +1,6 @@
 #include "vgen/io/npy.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "support/support.h"

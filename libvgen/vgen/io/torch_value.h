@@ -88,7 +88,7 @@ struct Value {
 /// "a dict", "a tensor": for messages.
 std::string_view value_kind_name(Value::Kind kind);
 
-/// One line for people: "3", "[0, 1, 2, ... 40 items]", "dict of 5", "float32 [2, 3]".
+/// One line for people: "3", "[0, 1, 2, ... 40 items]", "a dict of 5", "float32 [2, 3]".
 std::string format_value(const Value& value);
 
 }  // namespace vgen::io
