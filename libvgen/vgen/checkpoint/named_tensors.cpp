@@ -1,0 +1,186 @@
+#include "vgen/checkpoint/named_tensors.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace vgen::checkpoint {
+
+namespace {
+
+constexpr std::pair<io::Dtype, c10::ScalarType> kDtypes[] = {
+    {io::Dtype::kBool, c10::kBool},
+    {io::Dtype::kUInt8, c10::kByte},
+    {io::Dtype::kInt8, c10::kChar},
+    {io::Dtype::kFloat8E4M3, c10::kFloat8_e4m3fn},
+    {io::Dtype::kFloat8E5M2, c10::kFloat8_e5m2},
+    {io::Dtype::kUInt16, c10::kUInt16},
+    {io::Dtype::kInt16, c10::kShort},
+    {io::Dtype::kFloat16, c10::kHalf},
+    {io::Dtype::kBFloat16, c10::kBFloat16},
+    {io::Dtype::kUInt32, c10::kUInt32},
+    {io::Dtype::kInt32, c10::kInt},
+    {io::Dtype::kFloat32, c10::kFloat},
+    {io::Dtype::kUInt64, c10::kUInt64},
+    {io::Dtype::kInt64, c10::kLong},
+    {io::Dtype::kFloat64, c10::kDouble},
+    {io::Dtype::kComplex64, c10::kComplexFloat},
+    {io::Dtype::kComplex128, c10::kComplexDouble},
+};
+
+void collect(const torch::nn::Module& module, const std::string& prefix, bool with_buffers,
+             NamedTensors& out) {
+  for (const auto& item : module.named_parameters(/*recurse=*/false)) {
+    out.push_back({prefix + item.key(), item.value()});
+  }
+  if (with_buffers) {
+    for (const auto& item : module.named_buffers(/*recurse=*/false)) {
+      out.push_back({prefix + item.key(), item.value()});
+    }
+  }
+  for (const auto& child : module.named_children()) {
+    collect(*child.value(), str_cat(prefix, child.key(), "."), with_buffers, out);
+  }
+}
+
+std::string first_names(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 8;
+  std::vector<std::string> shown;
+  for (size_t i = 0; i < std::min(kShown, names.size()); ++i) {
+    shown.push_back(printable(names[i], 160));
+  }
+  std::string text = join(shown, ", ");
+  if (names.size() > kShown) text += str_cat(" and ", names.size() - kShown, " more");
+  return text;
+}
+
+bool is_convertible(c10::ScalarType from, c10::ScalarType to) {
+  if (from == to) return true;
+  if (c10::isComplexType(from) || c10::isComplexType(to)) return false;
+  return c10::isFloatingType(from) == c10::isFloatingType(to) &&
+         (from == c10::kBool) == (to == c10::kBool);
+}
+
+std::string mismatch(const at::Tensor& target, const io::Array& array) {
+  const auto expected = target.sizes().vec();
+  if (array.shape != expected) {
+    return str_cat(" is ", format_shape(array.shape), ", expected ", format_shape(expected));
+  }
+  if (!is_convertible(to_scalar_type(array.dtype), target.scalar_type())) {
+    return str_cat(" is ", io::dtype_name(array.dtype), ", expected ",
+                   io::dtype_name(to_io_dtype(target.scalar_type())));
+  }
+  return "";
+}
+
+}  // namespace
+
+c10::ScalarType to_scalar_type(io::Dtype dtype) {
+  const auto* found =
+      std::ranges::find(kDtypes, dtype, &std::pair<io::Dtype, c10::ScalarType>::first);
+  require(found != std::end(kDtypes), ErrorCode::kInternal, "dtype without a LibTorch type");
+  return found->second;
+}
+
+io::Dtype to_io_dtype(c10::ScalarType dtype) {
+  const auto* found =
+      std::ranges::find(kDtypes, dtype, &std::pair<io::Dtype, c10::ScalarType>::second);
+  require(found != std::end(kDtypes), ErrorCode::kInvalidArgument, "tensors of type ",
+          c10::toString(dtype), " cannot be stored; convert them first");
+  return found->first;
+}
+
+at::Tensor as_tensor(const io::Array& array) {
+  const auto options = at::TensorOptions().dtype(to_scalar_type(array.dtype));
+  if (array.data.empty()) return at::empty(array.shape, options);
+  auto* bytes = const_cast<std::byte*>(array.data.data());  // from_blob wants it; not written to
+  return at::from_blob(
+      bytes, array.shape, [owner = array.owner](void*) {}, options);
+}
+
+io::Array as_array(const at::Tensor& tensor) {
+  auto held = std::make_shared<const at::Tensor>(
+      tensor.detach().to(at::kCPU).contiguous(at::MemoryFormat::Contiguous));
+  io::ArrayView view;
+  view.dtype = to_io_dtype(held->scalar_type());
+  view.shape = held->sizes().vec();
+  view.data = {static_cast<const std::byte*>(held->const_data_ptr()), held->nbytes()};
+  return {std::move(view), std::move(held)};
+}
+
+std::vector<io::NamedArray> as_arrays(const NamedTensors& tensors) {
+  std::vector<io::NamedArray> arrays;
+  arrays.reserve(tensors.size());
+  for (const NamedTensor& item : tensors) arrays.push_back({item.name, as_array(item.tensor)});
+  return arrays;
+}
+
+NamedTensors named_state(const torch::nn::Module& module) {
+  NamedTensors tensors;
+  collect(module, "", /*with_buffers=*/true, tensors);
+  return tensors;
+}
+
+NamedTensors named_parameters(const torch::nn::Module& module) {
+  NamedTensors tensors;
+  collect(module, "", /*with_buffers=*/false, tensors);
+  return tensors;
+}
+
+std::string LoadReport::text() const {
+  std::vector<std::string> parts;
+  if (!missing.empty())
+    parts.push_back(str_cat(missing.size(), " missing: ", first_names(missing)));
+  if (!unexpected.empty()) {
+    parts.push_back(str_cat(unexpected.size(), " unexpected: ", first_names(unexpected)));
+  }
+  if (!mismatched.empty()) {
+    parts.push_back(str_cat(mismatched.size(), " do not fit: ", first_names(mismatched)));
+  }
+  return join(parts, "; ");
+}
+
+LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
+                     const LoadOptions& options) {
+  const std::unordered_set<std::string> optional(options.optional.begin(), options.optional.end());
+  std::unordered_map<std::string, const io::Array*> arrays;
+  for (const io::NamedArray& item : state.tensors) arrays.emplace(item.name, &item.array);
+
+  LoadReport report;
+  std::vector<std::pair<at::Tensor, const io::Array*>> copies;
+  for (const NamedTensor& target : targets) {
+    const auto found = arrays.find(target.name);
+    if (found == arrays.end()) {
+      if (!optional.contains(target.name)) report.missing.push_back(target.name);
+      continue;
+    }
+    const std::string problem = mismatch(target.tensor, *found->second);
+    if (!problem.empty()) report.mismatched.push_back(target.name + problem);
+    copies.emplace_back(target.tensor, found->second);
+    arrays.erase(found);
+  }
+  for (const io::NamedArray& item : state.tensors) {  // in the order of the file
+    if (arrays.contains(item.name) && !optional.contains(item.name)) {
+      report.unexpected.push_back(item.name);
+    }
+  }
+  const bool is_bad = options.is_strict ? !report.is_clean() : !report.mismatched.empty();
+  if (is_bad) {
+    const std::string key = state.key.empty() ? std::string() : str_cat(" ('", state.key, "')");
+    throw_error(ErrorCode::kInvalidArgument, state.source, key,
+                ": the tensors are not those of this model: ", report.text(),
+                "; check the model section of the config, or the key that is read");
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto& [tensor, array] : copies) tensor.detach().copy_(as_tensor(*array));
+  return report;
+}
+
+LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,
+                     const LoadOptions& options) {
+  return load_into(named_state(module), state, options);
+}
+
+}  // namespace vgen::checkpoint

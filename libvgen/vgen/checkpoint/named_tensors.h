@@ -1,0 +1,68 @@
+#pragma once
+// Between the arrays of files and the tensors of modules.
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "vgen/io/state_dict.h"
+
+namespace torch::nn {
+class Module;
+}
+
+namespace vgen::checkpoint {
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+using NamedTensors = std::vector<NamedTensor>;
+
+c10::ScalarType to_scalar_type(io::Dtype dtype);
+/// Throws Error(kInvalidArgument) for types that files cannot hold (quantised, bits).
+io::Dtype to_io_dtype(c10::ScalarType dtype);
+
+/// The array as a CPU tensor over the same bytes, which it keeps alive. Never write to it: the
+/// bytes may be a mapped file. Clone it, or copy from it.
+at::Tensor as_tensor(const io::Array& array);
+
+/// The tensor as an array. A contiguous CPU tensor shares its memory with the array, any other is
+/// copied.
+io::Array as_array(const at::Tensor& tensor);
+std::vector<io::NamedArray> as_arrays(const NamedTensors& tensors);
+
+/// Parameters and buffers in the order of Python's state_dict(): those of a module itself before
+/// those of its children. They share memory with the module.
+NamedTensors named_state(const torch::nn::Module& module);
+/// The parameters alone, same order: what an optimizer takes.
+NamedTensors named_parameters(const torch::nn::Module& module);
+
+struct LoadOptions {
+  bool is_strict = true;  ///< missing and unexpected names are errors; other shapes always are
+  std::vector<std::string> optional = {};  ///< names that may be missing or unexpected all the same
+};
+
+/// What a file and a module do not share.
+struct LoadReport {
+  std::vector<std::string> missing;     ///< in the module, not in the file
+  std::vector<std::string> unexpected;  ///< in the file, not in the module
+  std::vector<std::string> mismatched;  ///< "conv_in.weight is [64, 3, 3, 3], expected [128, ...]"
+
+  bool is_clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+  /// One line; of long lists the first names and the number of the others.
+  std::string text() const;
+};
+
+/// Copies the file's values into the module's tensors, converting floating types to the module's.
+/// Everything is checked first: on an error the module is as it was. Throws Error(kInvalidArgument)
+/// with the report's text. Returns what a non-strict load passed over.
+LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,
+                     const LoadOptions& options = {});
+
+/// The same for tensors that are in no module: optimizer state, EMA.
+LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
+                     const LoadOptions& options = {});
+
+}  // namespace vgen::checkpoint
