@@ -3,6 +3,8 @@
 namespace vgen::apps {
 
 void add_commands(CLI::App& app) {
+  add_inspect(app);
+  add_convert(app);
   add_doctor(app);
   add_completion(app);
 }

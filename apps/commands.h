@@ -7,6 +7,8 @@ class App;
 
 namespace vgen::apps {
 
+void add_inspect(CLI::App& app);
+void add_convert(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_completion(CLI::App& app);
 

@@ -120,3 +120,54 @@ TEST_CASE("npz: arrays are streamed and read back", "[io]") {
   CHECK(file.read("b").as<double>()[1] == -1);
   CHECK_THAT(test::error_of([&] { file.read("c"); }), Contains("no array 'c'; it has b, arr_0"));
 }
+
+TEST_CASE("npz: files of NumPy, deflated and stored", "[io][golden]") {
+  const io::NpzFile deflated(test::golden("npz/deflated.npz"));
+  CHECK(deflated.names() == std::vector<std::string>{"a", "zeros", "empty", "scalar"});
+  CHECK(deflated.read("a").as<float>()[5] == 5);
+  CHECK(deflated.read("zeros").data.size() == 5000);
+  CHECK(deflated.read("empty").shape == std::vector<int64_t>{0, 3});
+  CHECK(deflated.read("scalar").as<int64_t>()[0] == 7);
+  CHECK(deflated.describe("a").shape == std::vector<int64_t>{2, 3});
+  const io::NpzFile stored(test::golden("npz/stored.npz"));
+  CHECK(stored.read("arr").as<int32_t>()[1] == 1);
+  CHECK(stored.read("arr").shape == std::vector<int64_t>{2, 3});
+  CHECK(stored.read("flag").as<bool>()[0]);
+  CHECK(stored.read("half").dtype == io::Dtype::kFloat16);
+  CHECK(stored.read("c").dtype == io::Dtype::kComplex128);
+  CHECK(stored.describe("arr").dtype == io::Dtype::kInt32);
+}
+
+TEST_CASE("npz: damaged and lying members are refused", "[io][golden]") {
+  const std::string good = test::read_file(test::golden("npz/deflated.npz"));
+  const auto read_changed = [&](size_t at, const std::string& bytes) {
+    std::string text = good;
+    text.replace(at, bytes.size(), bytes);
+    return test::error_of([&] {
+      const io::NpzFile file(
+          io::FileBytes{"x.npz", std::as_bytes(std::span(text.data(), text.size())), nullptr});
+      for (const std::string& name : file.names()) file.read(name);
+    });
+  };
+  // The central directory's entry of zeros.npy; 16 checksum, 20 sizes.
+  const size_t entry = good.rfind("PK\1\2", good.rfind("zeros.npy"));
+  const auto le32 = [](uint32_t n) { return std::string(reinterpret_cast<const char*>(&n), 4); };
+  CHECK_THAT(read_changed(entry + 16, le32(1)),
+             Contains("x.npz: zeros.npy: zip: member 'zeros.npy' does not match its CRC-32"));
+  CHECK_THAT(read_changed(entry + 24, le32(5127)), Contains("inflates to more than the declared"));
+  CHECK_THAT(read_changed(entry + 24, le32(5129)), Contains("cannot be inflated to its declared"));
+  CHECK_THAT(read_changed(entry + 24, le32(0x7fffffff)), Contains("deflated can hold"));
+  CHECK_THAT(read_changed(entry + 10, std::string("\x0c\0", 2)), Contains("method 12"));
+  CHECK_THAT(read_changed(entry + 8, std::string("\x01\0", 2)), Contains("is encrypted"));
+  CHECK_THAT(read_changed(entry + 42, le32(0)), Contains("is called 'a.npy' in its own header"));
+  CHECK_THAT(read_changed(entry + 42, le32(7)), Contains("has no header at byte 7"));
+  const size_t end = good.rfind("PK\5\6");
+  CHECK_THAT(read_changed(end + 10, std::string("\x09\0", 2)), Contains("the end record says 9"));
+  CHECK_THAT(read_changed(end + 12, le32(1 << 30)), Contains("does not fit the file"));
+  CHECK_THAT(read_changed(end + 4, std::string("\x01\0", 2)), Contains("several disks"));
+}
+
+TEST_CASE("npz: only arrays belong into it", "[io][golden]") {
+  CHECK_THAT(test::error_of([] { io::NpzFile(test::golden("torch-save/valid/views.pt")); }),
+             Contains("not a .npz: it holds 'views/data.pkl'"));
+}

@@ -15,6 +15,7 @@ namespace vgen::io {
 namespace {
 
 constexpr size_t kNpzAlignment = 64;
+constexpr size_t kMaxHeaderRead = 64 << 10;  // real headers have 128 bytes
 
 // Column-major source, row-major result: the last index varies fastest in the result.
 void reorder_columns(std::span<const std::byte> in, const std::vector<int64_t>& shape, size_t item,
@@ -88,6 +89,8 @@ void write_npy(const std::string& path, const ArrayView& array) {
 struct NpzFile::Impl {
   explicit Impl(const FileBytes& bytes) : file(bytes), zip(bytes.bytes) {}
 
+  const detail::ZipEntry& entry(const std::string& name) const;
+
   FileBytes file;
   detail::ZipReader zip;
   std::vector<std::string> names;
@@ -115,24 +118,42 @@ NpzFile& NpzFile::operator=(NpzFile&&) noexcept = default;
 
 const std::vector<std::string>& NpzFile::names() const { return impl_->names; }
 
+const detail::ZipEntry& NpzFile::Impl::entry(const std::string& name) const {
+  const detail::ZipEntry* entry = zip.find(name + ".npy");
+  require(entry != nullptr, ErrorCode::kNotFound, file.name, ": no array '", printable(name),
+          "'; it has ", join(names, ", "));
+  return *entry;
+}
+
 Array NpzFile::read(const std::string& name) const {
   const std::string label = str_cat(impl_->file.name, ": ", printable(name), ".npy");
-  const detail::ZipEntry* entry = impl_->zip.find(name + ".npy");
-  require(entry != nullptr, ErrorCode::kNotFound, impl_->file.name, ": no array '", printable(name),
-          "'; it has ", join(impl_->names, ", "));
+  const detail::ZipEntry& entry = impl_->entry(name);
   try {
-    if (entry->method == 0) {
-      return parse({label, impl_->zip.read_stored(*entry), impl_->file.owner});
+    if (entry.method == 0) {
+      return parse({label, impl_->zip.read_stored(entry), impl_->file.owner});
     }
     // Deflate shrinks by 1032 at most: a larger claim would only make us allocate for nothing.
-    require(entry->size / 1040 <= entry->data.size(), ErrorCode::kDataCorrupt, "claims ",
-            entry->size, " bytes, more than its ", entry->data.size(), " deflated can hold");
-    std::shared_ptr<std::byte[]> bytes(new std::byte[entry->size]);
-    const std::span<std::byte> out(bytes.get(), entry->size);
-    impl_->zip.read_into(*entry, out);
+    require(entry.size / 1040 <= entry.data.size(), ErrorCode::kDataCorrupt, "claims ", entry.size,
+            " bytes, more than its ", entry.data.size(), " deflated can hold");
+    std::shared_ptr<std::byte[]> bytes(new std::byte[entry.size]);
+    const std::span<std::byte> out(bytes.get(), entry.size);
+    impl_->zip.read_into(entry, out);
     return parse({label, out, bytes});
   } catch (Error& error) {
     error.add_context(label);
+    throw;
+  }
+}
+
+ArrayView NpzFile::describe(const std::string& name) const {
+  const detail::ZipEntry& entry = impl_->entry(name);
+  try {
+    const auto prefix = impl_->zip.read_prefix(entry, kMaxHeaderRead);
+    const detail::NpyHeader header = detail::parse_npy_header(prefix);
+    count_bytes(header.dtype, header.shape);
+    return {header.dtype, header.shape, {}};
+  } catch (Error& error) {
+    error.add_context(str_cat(impl_->file.name, ": ", printable(name), ".npy"));
     throw;
   }
 }

@@ -39,6 +39,9 @@ class NpzFile {
   /// beyond its declared size. Throws Error(kNotFound) for an unknown name.
   Array read(const std::string& name) const;
 
+  /// What read() would give, without its data (`data` is empty): reads only the header.
+  ArrayView describe(const std::string& name) const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

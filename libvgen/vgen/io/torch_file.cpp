@@ -54,18 +54,23 @@ class Flattener {
       : max_visits_(max_visits), leaves_(leaves) {}
 
   // Recursion is bounded by the nesting that the unpickler allows.
-  void visit(const Value& value, const std::string& name) {
-    name_bytes_ += name.size();
+  void visit(const Value& value, const std::string& name, const std::string& group) {
+    name_bytes_ += name.size() + group.size();
     require(++num_visits_ <= max_visits_ && name_bytes_ <= kMaxNameBytes, ErrorCode::kDataCorrupt,
             "pickle: shared values expand to far more than the file holds");
     if (value.has_entries()) {
-      for (const auto& [key, item] : value.entries()) visit(*item, join_name(name, *key));
+      for (const auto& [key, item] : value.entries()) {
+        const bool is_text = key->kind == Value::Kind::kString;
+        const std::string text = is_text ? key->text() : format_value(*key);
+        const bool is_new_group = is_text && (item->has_entries() || item->has_items());
+        visit(*item, join_name(name, text), is_new_group ? join_name(group, text) : group);
+      }
     } else if (value.has_items() && std::ranges::any_of(value.items(), is_container)) {
       for (size_t i = 0; i < value.items().size(); ++i) {
-        visit(*value.items()[i], str_cat(name, name.empty() ? "" : ".", i));
+        visit(*value.items()[i], join_name(name, std::to_string(i)), group);
       }
     } else {
-      leaves_.push_back({name, &value});
+      leaves_.push_back({name, group, &value});
     }
   }
 
@@ -75,9 +80,8 @@ class Flattener {
   static bool is_container(const Value* value) {
     return value->has_entries() || value->has_items() || value->kind == Value::Kind::kTensor;
   }
-  static std::string join_name(const std::string& name, const Value& key) {
-    const std::string text = key.kind == Value::Kind::kString ? key.text() : format_value(key);
-    return name.empty() ? text : str_cat(name, ".", text);
+  static std::string join_name(const std::string& name, const std::string& key) {
+    return name.empty() ? key : str_cat(name, ".", key);
   }
 
   size_t max_visits_;
@@ -145,7 +149,7 @@ Array TorchFile::read(const TorchTensor& tensor) const {
 std::vector<TorchFile::Leaf> TorchFile::flatten(const Value& value) const {
   std::vector<Leaf> leaves;
   try {
-    Flattener(1000 + 10 * impl_->arena.values.size(), leaves).visit(value, "");
+    Flattener(1000 + 10 * impl_->arena.values.size(), leaves).visit(value, "", "");
   } catch (Error& error) {
     error.add_context(impl_->file.name);
     throw;

@@ -39,7 +39,8 @@ class TorchFile {
 
   /// A value that holds no other (or a sequence of such), and its dotted path from the root.
   struct Leaf {
-    std::string name;
+    std::string name;   ///< "optimizer.state.0.exp_avg"
+    std::string group;  ///< the dict it is in, without numbered levels: "optimizer.state"
     const Value* value;
   };
   /// All below `value`, in file order. Throws Error(kDataCorrupt) when shared values make it far

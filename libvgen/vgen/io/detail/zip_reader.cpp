@@ -260,4 +260,28 @@ void ZipReader::read_into(const ZipEntry& entry, std::span<std::byte> out) const
   check_crc(entry, out);
 }
 
+std::vector<std::byte> ZipReader::read_prefix(const ZipEntry& entry, size_t size) const {
+  size = static_cast<size_t>(std::min<uint64_t>(size, entry.size));
+  if (entry.method == 0) {
+    const auto bytes = entry.data.first(size);
+    return {bytes.begin(), bytes.end()};
+  }
+  std::vector<std::byte> out(size);
+  z_stream stream{};
+  require(::inflateInit2(&stream, -MAX_WBITS) == Z_OK, ErrorCode::kUnavailable,
+          "zip: cannot start to inflate");
+  const std::unique_ptr<z_stream, decltype(&::inflateEnd)> guard(&stream, &::inflateEnd);
+  // Deflate never doubles its input: this much is enough for the prefix.
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(entry.data.data()));
+  stream.avail_in = static_cast<uInt>(std::min(entry.data.size(), 2 * size + 1024));
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(size);
+  const int status = ::inflate(&stream, Z_SYNC_FLUSH);
+  require(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR,
+          ErrorCode::kDataCorrupt, "zip: member '", printable(entry.name),
+          "' cannot be inflated: it is damaged");
+  out.resize(size - stream.avail_out);
+  return out;
+}
+
 }  // namespace vgen::io::detail

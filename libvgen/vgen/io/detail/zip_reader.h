@@ -40,6 +40,9 @@ class ZipReader {
   /// Inflates or copies into `out`, which must have entry.size bytes; checks size and CRC-32.
   void read_into(const ZipEntry& entry, std::span<std::byte> out) const;
 
+  /// The first bytes of a member, at most `size`, without a checksum: to look at its header.
+  std::vector<std::byte> read_prefix(const ZipEntry& entry, size_t size) const;
+
  private:
   void check_crc(const ZipEntry& entry, std::span<const std::byte> bytes) const;
 

@@ -1,0 +1,103 @@
+#include "vgen/io/inspect.h"
+
+#include <catch2/catch.hpp>
+
+#include "support/support.h"
+#include "vgen/io/json.h"
+#include "vgen/io/npy.h"
+#include "vgen/io/safetensors.h"
+
+using namespace vgen;
+using Catch::Contains;
+
+TEST_CASE("inspect: a training checkpoint, by dict", "[io][golden]") {
+  const std::string path = test::golden("torch-save/valid/ckpt_llamagen.pt");
+  const auto report = io::inspect({.path = path});
+  CHECK(report.format == "PyTorch zip");
+  const auto text = io::format_report(report);
+  CHECK_THAT(text, Contains("model.lin.weight") && Contains("float32") && Contains("[2, 3]"));
+  CHECK_THAT(text, Contains("by dict:") && Contains("  optimizer.state  "));
+  CHECK_THAT(text, Contains("metadata:") && Contains("  steps  ") && Contains("1234"));
+  CHECK_THAT(text, Contains("args.gpt_model"));
+}
+
+TEST_CASE("inspect: filters are globs or parts of names", "[io][golden]") {
+  const std::string path = test::golden("torch-save/valid/ckpt_llamagen.pt");
+  const auto count = [&](const std::string& filter) {
+    return io::inspect({.path = path, .filter = filter}).tensors.size();
+  };
+  CHECK(count("model.lin.*") == 2);
+  CHECK(count("lin.weight") == 2);  // of model and ema
+  CHECK(count("nobody") == 0);
+  CHECK(count("*") == count(""));
+}
+
+TEST_CASE("inspect: JSON has every figure", "[io]") {
+  const test::TempDir dir;
+  io::write_safetensors(dir / "a.safetensors",
+                        {{"w", io::make_array<float>({2, 3}, {1, 2, 3, 4, 5, 6})},
+                         {"n", io::make_array<int64_t>({}, {1})}},
+                        {{"format", "pt"}});
+  const auto report = io::inspect({.path = dir / "a.safetensors"});
+  const io::Json json = io::parse_json(io::report_json(report));
+  CHECK(json.get_string("format") == "safetensors");
+  CHECK(json.get_int("num_tensors") == 2);
+  CHECK(json.get_int("num_parameters") == 7);
+  CHECK(json.get_int("size_bytes") == 32);
+  CHECK(json.get_object("metadata").get_string("format") == "pt");
+  const io::Json& w = json.get_array("tensors").items.at(1);
+  CHECK(w.get_string("name") == "w");
+  CHECK(w.get_string("dtype") == "float32");
+  CHECK(w.get_array("shape").items.at(1).integer == 3);
+}
+
+TEST_CASE("inspect: npy, npz, shards and checkpoint folders", "[io]") {
+  const test::TempDir dir;
+  const auto one = io::make_array<float>({1}, {1});
+  io::write_npy(dir / "codes.npy", one);
+  CHECK(io::inspect({.path = dir / "codes.npy"}).tensors.at(0).name == "codes");
+  io::NpzWriter npz(dir / "a.npz");
+  npz.add("x", one);
+  npz.finish();
+  CHECK(io::inspect({.path = dir / "a.npz"}).tensors.at(0).shape == std::vector<int64_t>{1});
+  io::write_safetensors(dir / "model.safetensors", {{"w", one}});
+  io::write_safetensors(dir / "ema.safetensors", {{"w", one}});
+  test::write_file(dir / "state.json", R"({"step":7,"name":"x","inner":{"a":1}})");
+  const auto text = io::format_report(io::inspect({.path = dir.path()}));
+  CHECK_THAT(text, Contains("checkpoint folder") && Contains("by file:") &&
+                       Contains("  ema.safetensors ") && Contains("state.json: step") &&
+                       Contains("total: 2 tensors, 2 parameters, 8 B"));
+  CHECK_THAT(text, !Contains("inner"));
+  test::write_file(dir / "model.safetensors.index.json",
+                   R"({"weight_map":{"w":"model.safetensors"}})");
+  const auto shards = io::inspect({.path = dir / "model.safetensors.index.json"});
+  CHECK(shards.format == "sharded safetensors");
+  CHECK(shards.tensors.at(0).group == "model.safetensors");
+}
+
+TEST_CASE("inspect: bad files and damaged data are told", "[io][golden]") {
+  const test::TempDir dir;
+  CHECK_THAT(test::error_of([&] { io::inspect({.path = dir.path()}); }),
+             Contains("a folder without .safetensors files"));
+  CHECK_THAT(test::error_of([&] { io::inspect({.path = dir / "x"}); }), Contains("no such file"));
+  const std::string page = test::golden("torch-save/hostile/html_error_page.pt");
+  CHECK_THAT(test::error_of([&] { io::inspect({.path = page}); }),
+             Contains("html_error_page.pt: is a web page, not a checkpoint"));
+  // Only reading the data can find a wrong checksum.
+  const std::string damaged = test::golden("torch-save/hostile/wrong_crc.pt");
+  CHECK(!io::inspect({.path = damaged}).tensors.empty());
+  CHECK_THAT(test::error_of([&] { io::inspect({.path = damaged, .must_verify = true}); }),
+             Contains("does not match its CRC-32"));
+  test::write_file(dir / "model.safetensors", test::read_file(page));
+  CHECK_THAT(test::error_of([&] { io::inspect({.path = dir.path()}); }),
+             Contains("model.safetensors: is a web page"));
+}
+
+TEST_CASE("inspect: control characters of names never reach the terminal", "[io]") {
+  const test::TempDir dir;
+  io::write_safetensors(dir / "a.safetensors", {{"evil\x1b[2J\n", io::make_array<float>({1}, {1})}},
+                        {{"k\x1b", "v\x1b"}});
+  const auto text = io::format_report(io::inspect({.path = dir / "a.safetensors"}));
+  CHECK(text.find('\x1b') == std::string::npos);
+  CHECK_THAT(text, Contains("evil?[2J?"));
+}
