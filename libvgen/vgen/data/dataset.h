@@ -28,10 +28,10 @@
 namespace vgen::data {
 
 struct DatasetConfig {          // YAML sections `data.train`, `data.val`
-  std::string path;             ///< folder, .tar or .tar.gz; "" = none
-  std::string split;            ///< folder inside `path` to take, "train"; "" = all of `path`
+  std::string path = {};        ///< folder, .tar or .tar.gz; "" = none
+  std::string split = {};       ///< folder inside `path` to take, "train"; "" = all of `path`
   std::string layout = "auto";  ///< classes: folders are labels; flat: none; auto: what is found
-  std::string labels;           ///< flat: text file, lines "file-name class-name"; "" = label -1
+  std::string labels = {};      ///< flat: text file, lines "file-name class-name"; "" = label -1
   int64_t repeat = 1;           ///< times that each image counts in an epoch, for tiny sets
   std::string index_cache = "auto";  ///< auto: see above; off; or a folder
 };

@@ -3,9 +3,10 @@
 //
 // The format is taken from the content, never from the name: JPEG, PNG, WebP, BMP, PPM/PGM/PBM,
 // TIFF. Grey becomes three equal channels, palettes are expanded, alpha is dropped, CMYK is
-// converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored.
-// 16-bit grey is scaled to 8 bits (PIL clips it to white). JPEG goes through libjpeg-turbo with the
-// settings that PIL uses; the others through OpenCV. All functions may be called from any thread.
+// converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored. Two
+// differences: PIL clips 16-bit grey to white, here its high byte counts too; the colour of a TIFF
+// with alpha comes multiplied by it. JPEG goes through libjpeg-turbo with the settings that PIL
+// uses, the others through OpenCV. All functions may be called from any thread.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,7 +1,9 @@
 #pragma once
-// Resizing with antialias, bit for bit equal to Pillow's Image.resize (its src/libImaging/
-// Resample.c): horizontal pass first, its result rounded to 8 bits, then the vertical pass, weights
-// in fixed point with 22 fractional bits. A crop of the result computes only what the crop needs.
+// Resizing with antialias, bit for bit equal to the Image.resize of Pillow 12 and before (its
+// src/libImaging/Resample.c): horizontal pass first, its result rounded to 8 bits, then the
+// vertical pass, weights in fixed point with 22 fractional bits. (Pillow 13 begins with the
+// vertical pass for some tall images; the models were trained with the older order.) A crop of the
+// result computes only what the crop needs. All functions may be called from any thread.
 
 #include <cstdint>
 

@@ -30,8 +30,8 @@ Image random_crop(const Image& image, int64_t size, const RandomCrop& options, R
 Image var_random_crop(const Image& image, int64_t size, Rng& rng);
 Image var_center_crop(const Image& image, int64_t size);
 
-/// Ten crops of a larger square, for the extraction of codes: the corners (top left, top right,
-/// bottom left, bottom right), the centre, then the mirror image of each.
+/// torchvision's TenCrop, for the extraction of codes: the corners (top left, top right, bottom
+/// left, bottom right) and the centre, then the same five places of the mirrored image.
 std::vector<Image> ten_crop(const Image& image, int64_t size);
 
 /// [0, 255] to [-1, 1]: (v / 255 - 0.5) / 0.5 in float32, rows of `image` to planes.
