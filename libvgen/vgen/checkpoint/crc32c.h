@@ -1,0 +1,18 @@
+#pragma once
+// CRC-32C (Castagnoli, RFC 3720 appendix B.4): the checksum of checkpoint files and of TensorBoard
+// records.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace vgen::checkpoint {
+
+/// crc32c("123456789") is 0xe3069283. `crc` continues an earlier call.
+uint32_t crc32c(std::span<const std::byte> bytes, uint32_t crc = 0);
+
+/// Eight hexadecimal digits.
+std::string crc32c_text(uint32_t crc);
+
+}  // namespace vgen::checkpoint

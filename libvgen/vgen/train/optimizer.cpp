@@ -1,0 +1,110 @@
+#include "vgen/train/optimizer.h"
+
+#include <fnmatch.h>
+#include <torch/torch.h>
+
+#include <map>
+
+namespace vgen::train {
+
+/// Parameters with the same rates.
+struct Optimizer::Group {
+  double lr_scale = 1;
+  double weight_decay = 0;
+  std::vector<size_t> members;  ///< indices into the lists of the optimizer
+};
+
+namespace {
+
+struct GroupRates {
+  double lr_scale = 1;
+  double weight_decay = 0;
+  auto operator<=>(const GroupRates&) const = default;
+};
+
+GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor& parameter,
+                    std::vector<bool>& is_rule_used) {
+  for (size_t i = 0; i < config.rules.size(); ++i) {
+    const ParamRule& rule = config.rules[i];
+    if (fnmatch(rule.match.c_str(), parameter.name.c_str(), 0) != 0) continue;
+    is_rule_used[i] = true;
+    return {rule.lr_scale, rule.weight_decay};
+  }
+  const bool has_decay = parameter.tensor.dim() >= config.decay_min_dims;
+  return {1, has_decay ? config.weight_decay : 0};
+}
+
+}  // namespace
+
+Optimizer::Optimizer(const OptimizerConfig& config, const NamedTensors& parameters)
+    : config_(config) {
+  require(!parameters.empty(), ErrorCode::kInvalidArgument, "optimizer: no parameters");
+  const at::NoGradGuard no_grad;
+  std::map<GroupRates, size_t> group_of;
+  std::vector<bool> is_rule_used(config.rules.size());
+  for (const auto& parameter : parameters) {
+    const GroupRates rates = rates_of(config, parameter, is_rule_used);
+    const auto [place, is_new] = group_of.emplace(rates, groups_.size());
+    if (is_new) groups_.push_back({rates.lr_scale, rates.weight_decay, {}});
+    groups_[place->second].members.push_back(parameters_.size());
+    names_.push_back(parameter.name);
+    parameters_.push_back(parameter.tensor);
+    exp_avg_.push_back(at::zeros_like(parameter.tensor));  // preserves the memory format
+    exp_avg_sq_.push_back(at::zeros_like(parameter.tensor));
+  }
+  for (size_t i = 0; i < is_rule_used.size(); ++i) {
+    require(is_rule_used[i], ErrorCode::kInvalidArgument, "optimizer.rules.", i, ".match '",
+            config.rules[i].match, "' matches no parameter");
+  }
+  steps_ = at::zeros({static_cast<int64_t>(parameters_.size())},
+                     at::TensorOptions().dtype(at::kFloat).device(parameters_[0].device()));
+}
+
+Optimizer::~Optimizer() = default;
+Optimizer::Optimizer(Optimizer&&) noexcept = default;
+
+const std::vector<at::Tensor>& Optimizer::parameters() const { return parameters_; }
+
+void Optimizer::zero_grad() {
+  for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
+}
+
+void Optimizer::step(const Rates& rates, const std::optional<at::Tensor>& found_inf) {
+  const at::NoGradGuard no_grad;
+  for (const Group& group : groups_) {
+    std::vector<at::Tensor> parameters, gradients, exp_avg, exp_avg_sq, steps;
+    for (const size_t i : group.members) {
+      const at::Tensor& gradient = parameters_[i].grad();
+      if (!gradient.defined()) continue;
+      // The fused kernel walks the memory of all four alike.
+      TORCH_INTERNAL_ASSERT(gradient.strides() == parameters_[i].strides());
+      parameters.push_back(parameters_[i]);
+      gradients.push_back(gradient);
+      exp_avg.push_back(exp_avg_[i]);
+      exp_avg_sq.push_back(exp_avg_sq_[i]);
+      steps.push_back(steps_[static_cast<int64_t>(i)]);
+    }
+    if (parameters.empty()) continue;
+    at::_foreach_add_(steps, 1);
+    const auto update = [&](const auto&... arguments) {
+      config_.kind == "adamw" ? at::_fused_adamw_(arguments...) : at::_fused_adam_(arguments...);
+    };
+    update(parameters, gradients, exp_avg, exp_avg_sq,
+           /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), steps,
+           config_.lr * rates.lr * group.lr_scale, config_.beta1, config_.beta2,
+           group.weight_decay * rates.weight_decay, config_.eps, /*amsgrad=*/false,
+           /*maximize=*/false, /*grad_scale=*/std::optional<at::Tensor>(), found_inf);
+    if (found_inf) at::_foreach_sub_(steps, std::vector<at::Tensor>(steps.size(), *found_inf));
+  }
+}
+
+NamedTensors Optimizer::state(const std::string& prefix) const {
+  NamedTensors tensors{{prefix + "step", steps_}};
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    tensors.push_back({str_cat(prefix, "exp_avg.", names_[i]), exp_avg_[i]});
+    tensors.push_back({str_cat(prefix, "exp_avg_sq.", names_[i]), exp_avg_sq_[i]});
+  }
+  return tensors;
+}
+
+}  // namespace vgen::train
