@@ -1,0 +1,68 @@
+#include "vgen/tokenizer/blocks.h"
+
+#include <cmath>
+
+namespace vgen::tokenizer {
+
+ResBlockImpl::ResBlockImpl(int64_t in_channels, int64_t out_channels, double dropout_p)
+    : dropout_p_(dropout_p) {
+  norm1_ = register_module("norm1", nn::GroupNorm(in_channels));
+  conv1_ = register_module("conv1", nn::Conv2d(nn::conv3x3(in_channels, out_channels)));
+  norm2_ = register_module("norm2", nn::GroupNorm(out_channels));
+  conv2_ = register_module("conv2", nn::Conv2d(nn::conv3x3(out_channels, out_channels)));
+  if (in_channels != out_channels) {
+    nin_shortcut_ =
+        register_module("nin_shortcut", nn::Conv2d(nn::conv1x1(in_channels, out_channels)));
+  }
+}
+
+torch::Tensor ResBlockImpl::forward(const torch::Tensor& x_BCHW) {
+  torch::Tensor h_BCHW = conv1_(norm1_->forward_silu(x_BCHW));
+  h_BCHW = norm2_->forward_silu(h_BCHW);
+  if (dropout_p_ > 0) h_BCHW = torch::dropout(h_BCHW, dropout_p_, is_training());
+  h_BCHW = conv2_(h_BCHW);
+  return h_BCHW + (nin_shortcut_ ? nin_shortcut_(x_BCHW) : x_BCHW);
+}
+
+AttnBlockImpl::AttnBlockImpl(int64_t channels) {
+  norm_ = register_module("norm", nn::GroupNorm(channels));
+  q_ = register_module("q", nn::Conv2d(nn::conv1x1(channels, channels)));
+  k_ = register_module("k", nn::Conv2d(nn::conv1x1(channels, channels)));
+  v_ = register_module("v", nn::Conv2d(nn::conv1x1(channels, channels)));
+  proj_out_ = register_module("proj_out", nn::Conv2d(nn::conv1x1(channels, channels)));
+}
+
+torch::Tensor AttnBlockImpl::forward(const torch::Tensor& x_BCHW) {
+  const int64_t height = x_BCHW.size(2), width = x_BCHW.size(3);
+  const torch::Tensor normed_BCHW = norm_(x_BCHW);
+  // (B, C, H, W) -> (B, 1, H W, C); a view where the layout is channels-last
+  const auto as_tokens = [](const torch::Tensor& t_BCHW) {
+    return t_BCHW.flatten(2).transpose(1, 2).unsqueeze(1);
+  };
+  const torch::Tensor out_B1TC = at::scaled_dot_product_attention(
+      as_tokens(q_(normed_BCHW)), as_tokens(k_(normed_BCHW)), as_tokens(v_(normed_BCHW)));
+  const torch::Tensor out_BCHW = out_B1TC.squeeze(1).transpose(1, 2).unflatten(2, {height, width});
+  return x_BCHW + proj_out_(out_BCHW);
+}
+
+DownsampleImpl::DownsampleImpl(int64_t channels) {
+  nn::Conv2dOptions options = nn::conv3x3(channels, channels);
+  options.stride = 2;
+  options.padding = 0;
+  conv_ = register_module("conv", nn::Conv2d(options));
+}
+
+torch::Tensor DownsampleImpl::forward(const torch::Tensor& x_BCHW) {
+  return conv_(at::constant_pad_nd(x_BCHW, {0, 1, 0, 1}));
+}
+
+UpsampleImpl::UpsampleImpl(int64_t channels) {
+  conv_ = register_module("conv", nn::Conv2d(nn::conv3x3(channels, channels)));
+}
+
+torch::Tensor UpsampleImpl::forward(const torch::Tensor& x_BCHW) {
+  const std::vector<int64_t> size = {2 * x_BCHW.size(2), 2 * x_BCHW.size(3)};
+  return conv_(at::upsample_nearest2d(x_BCHW, size));
+}
+
+}  // namespace vgen::tokenizer
