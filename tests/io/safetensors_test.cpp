@@ -174,6 +174,10 @@ TEST_CASE("safetensors: what cannot be written is refused before the file is tou
                io::write_safetensors(path, {{"__metadata__", one}});
              }),
              Contains("no tensor can be named __metadata__"));
+  CHECK_THAT(test::error_of([&] {
+               io::write_safetensors(path, {{"\xff", one}});
+             }),
+             Contains("a.safetensors: the name '?' is not UTF-8"));
   const auto complex = io::make_array(io::Dtype::kComplex128, {1},
                                       [](auto out) { std::ranges::fill(out, std::byte{0}); });
   CHECK_THAT(test::error_of([&] {

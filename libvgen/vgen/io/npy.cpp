@@ -5,6 +5,7 @@
 #include <cstring>
 #include <set>
 
+#include "vgen/core/log.h"
 #include "vgen/io/atomic_file.h"
 #include "vgen/io/detail/bytes.h"
 #include "vgen/io/detail/npy_header.h"
@@ -48,10 +49,14 @@ void swap_bytes(std::span<std::byte> bytes, size_t scalar) {
 Array parse(const FileBytes& file) {
   const detail::NpyHeader header = detail::parse_npy_header(file.bytes);
   const uint64_t size = count_bytes(header.dtype, header.shape);
-  const auto rest = file.bytes.subspan(header.data_offset);
-  require(rest.size() == size, ErrorCode::kDataCorrupt, "npy: ", dtype_name(header.dtype), " ",
+  auto rest = file.bytes.subspan(header.data_offset);
+  require(rest.size() >= size, ErrorCode::kDataCorrupt, "npy: ", dtype_name(header.dtype), " ",
           format_shape(header.shape), " needs ", size, " bytes, the file has ", rest.size(),
-          rest.size() < size ? " (it is cut off)" : " (something follows the array)");
+          ": it is cut off");
+  if (rest.size() > size) {
+    log_warning(file.name, ": the ", rest.size() - size, " bytes after the array are ignored");
+  }
+  rest = rest.first(size);
   const bool must_reorder = header.is_fortran_order && header.shape.size() > 1;
   if (!must_reorder && !header.is_big_endian) {
     return normalised({ArrayView{header.dtype, header.shape, rest}, file.owner});
@@ -80,8 +85,15 @@ Array parse_npy(const FileBytes& file) {
 Array read_npy(const std::string& path) { return parse_npy(map_file(path)); }
 
 void write_npy(const std::string& path, const ArrayView& array) {
+  std::string header;
+  try {
+    header = detail::make_npy_header(array.dtype, array.shape);
+  } catch (Error& error) {
+    error.add_context(path);
+    throw;
+  }
   AtomicFile file(path);
-  file.write(detail::make_npy_header(array.dtype, array.shape));
+  file.write(header);
   file.write(array.data);
   file.commit();
 }

@@ -14,7 +14,8 @@ namespace vgen::io {
 
 /// Reads a .npy file: format 1.0 to 3.0, bool, integers, floats, complex, both byte orders, C and
 /// Fortran order. The result is C-ordered; a little-endian C-ordered file is mapped, not copied.
-/// Python objects, structured and text types are refused. Bytes after the array are refused too.
+/// Python objects, structured and text types are refused; bytes after the array are ignored, with
+/// a warning.
 /// Throws Error(kNotFound, kDataCorrupt, kUnavailable).
 Array read_npy(const std::string& path);
 Array parse_npy(const FileBytes& file);

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "vgen/io/atomic_file.h"
+#include "vgen/io/detail/bytes.h"
 #include "vgen/io/json.h"
 
 namespace vgen::io {
@@ -169,6 +170,8 @@ void check_tensors(const std::vector<NamedArray>& tensors) {
   for (const auto& [name, array] : tensors) {
     require(name != "__metadata__", ErrorCode::kInvalidArgument,
             "no tensor can be named __metadata__ in safetensors");
+    require(detail::is_utf8(name), ErrorCode::kInvalidArgument, "the name '", printable(name),
+            "' is not UTF-8");
     require(names.insert(name).second, ErrorCode::kInvalidArgument, "two tensors are named '",
             printable(name), "'");
     require(array.data.size() == count_bytes(array.dtype, array.shape), ErrorCode::kInternal,

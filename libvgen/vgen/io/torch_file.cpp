@@ -56,7 +56,8 @@ class Flattener {
   // Recursion is bounded by the nesting that the unpickler allows.
   void visit(const Value& value, const std::string& name, const std::string& group) {
     name_bytes_ += name.size() + group.size();
-    require(++num_visits_ <= max_visits_ && name_bytes_ <= kMaxNameBytes, ErrorCode::kDataCorrupt,
+    num_visits_ += 1 + (value.has_items() ? value.items().size() : 0);
+    require(num_visits_ <= max_visits_ && name_bytes_ <= kMaxNameBytes, ErrorCode::kDataCorrupt,
             "pickle: shared values expand to far more than the file holds");
     if (value.has_entries()) {
       for (const auto& [key, item] : value.entries()) {

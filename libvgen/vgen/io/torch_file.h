@@ -57,6 +57,15 @@ struct TorchItem;
 /// A dict to write, in this order.
 struct TorchDict {
   std::vector<std::pair<std::string, TorchItem>> entries;
+
+  // Defined where TorchItem is complete.
+  TorchDict();
+  ~TorchDict();
+  TorchDict(const TorchDict&);
+  TorchDict(TorchDict&&) noexcept;
+  TorchDict& operator=(const TorchDict&);
+  TorchDict& operator=(TorchDict&&) noexcept;
+
   TorchDict& add(std::string key, TorchItem item);
 };
 

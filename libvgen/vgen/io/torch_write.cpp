@@ -151,6 +151,13 @@ class Pickler {
 
 }  // namespace
 
+TorchDict::TorchDict() = default;
+TorchDict::~TorchDict() = default;
+TorchDict::TorchDict(const TorchDict&) = default;
+TorchDict::TorchDict(TorchDict&&) noexcept = default;
+TorchDict& TorchDict::operator=(const TorchDict&) = default;
+TorchDict& TorchDict::operator=(TorchDict&&) noexcept = default;
+
 TorchDict& TorchDict::add(std::string key, TorchItem item) {
   entries.emplace_back(std::move(key), std::move(item));
   return *this;
