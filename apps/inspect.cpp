@@ -20,7 +20,7 @@ void add_inspect(CLI::App& app) {
                    ".safetensors, .pt, .pth, .bin, .npy, .npz, *.index.json or a checkpoint folder")
       ->required();
   command->add_option("--filter", options->config.filter,
-                      "Only tensors that match: a glob, or a part of the name");
+                      "Only names that match: a glob, or a part of the name");
   command->add_flag("--verify", options->config.must_verify,
                     "Also read all data and check its checksums");
   command->add_flag("--json", options->is_json, "Machine-readable");

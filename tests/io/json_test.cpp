@@ -40,8 +40,8 @@ TEST_CASE("json: text out", "[io]") {
   root.set("e", Json::number(std::numeric_limits<double>::infinity()));
   CHECK(io::dump_json(root) ==
         "{\"a\":[1],\"b\":{},\"c\":0.5,\"d\":\"q\\\"\\u0001\xef\xbf\xbd\",\"e\":null}");
-  CHECK(io::dump_json(io::parse_json(R"({"a":[1,{"b":true}]})"), 2) ==
-        "{\n  \"a\": [\n    1,\n    {\n      \"b\": true\n    }\n  ]\n}");
+  CHECK(io::dump_json(io::parse_json(R"({"a":[[1,2],{"b":true}]})"), 2) ==
+        "{\n  \"a\": [\n    [1, 2],\n    {\n      \"b\": true\n    }\n  ]\n}");
 }
 
 TEST_CASE("json: bad text is refused with the byte", "[io]") {

@@ -50,6 +50,11 @@ class Inspector {
                                count_bytes(dtype, shape)});
   }
 
+  void add_text(std::string name, std::string text) {
+    if (!matches(name, config_.filter)) return;
+    report_.metadata.emplace_back(std::move(name), std::move(text));
+  }
+
   // `group` names the file when there are several.
   void add_file(const std::string& path, const std::string& group) {
     const FileBytes bytes = map_file(path);
@@ -85,8 +90,8 @@ class Inspector {
     const Safetensors file = parse_safetensors(bytes);
     for (const auto& [name, array] : file.tensors) add(name, group, array.dtype, array.shape);
     for (const auto& [name, text] : file.metadata) {
-      report_.metadata.emplace_back(group.empty() ? name : str_cat(group, ": ", name),
-                                    printable(text, kMaxMetadataText));
+      add_text(group.empty() ? name : str_cat(group, ": ", name),
+               printable(text, kMaxMetadataText));
     }
   }
 
@@ -108,7 +113,7 @@ class Inspector {
         if (config_.must_verify) file.read(tensor);
         add(leaf.name, leaf.group, tensor.dtype, tensor.shape);
       } else {
-        report_.metadata.emplace_back(leaf.name, format_value(*leaf.value));
+        add_text(leaf.name, format_value(*leaf.value));
       }
     }
   }
@@ -148,10 +153,9 @@ class Inspector {
       const Json root = parse_json(read_text_file(path.string()));
       for (const auto& [name, value] : root.members) {
         if (value.kind == Json::Kind::kObject || value.kind == Json::Kind::kArray) continue;
-        report_.metadata.emplace_back(str_cat(path.filename().string(), ": ", name),
-                                      value.kind == Json::Kind::kString
-                                          ? printable(value.text, kMaxMetadataText)
-                                          : dump_json(value));
+        add_text(str_cat(path.filename().string(), ": ", name),
+                 value.kind == Json::Kind::kString ? printable(value.text, kMaxMetadataText)
+                                                   : dump_json(value));
       }
     } catch (Error& error) {
       error.add_context(path.string());

@@ -12,7 +12,7 @@ namespace vgen::io {
 
 struct InspectConfig {
   std::string path;
-  std::string filter = {};   ///< show only tensors that match: a glob, or a part of the name
+  std::string filter = {};   ///< only names that match: a glob, or a part of the name
   bool must_verify = false;  ///< also read all data and check the checksums
 };
 

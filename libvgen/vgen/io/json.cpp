@@ -1,5 +1,6 @@
 #include "vgen/io/json.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -118,14 +119,18 @@ void append_json(const Json& value, int indent, int level, std::string& out) {
     }
   }
   const size_t count = is_object ? value.members.size() : value.items.size();
+  // Shapes and the like stay on one line.
+  const bool is_flat = !is_object && std::ranges::all_of(value.items, [](const Json& item) {
+    return item.kind != Json::Kind::kObject && item.kind != Json::Kind::kArray;
+  });
   const auto new_line = [&](int at_level) {
-    if (indent < 0 || count == 0) return;
+    if (indent < 0 || count == 0 || is_flat) return;
     out.push_back('\n');
     out.append(static_cast<size_t>(indent * at_level), ' ');
   };
   out.push_back(is_object ? '{' : '[');
   for (size_t i = 0; i < count; ++i) {
-    if (i > 0) out.push_back(',');
+    if (i > 0) out += is_flat && indent >= 0 ? ", " : ",";
     new_line(level + 1);
     if (is_object) {
       out += dump_scalar(value.members[i].first);

@@ -60,7 +60,8 @@ struct JsonLimits {
 /// the limits. The messages give the byte; the caller adds the file.
 Json parse_json(std::string_view text, const JsonLimits& limits = {});
 
-/// The value as text. indent < 0: one line without spaces. Non-finite numbers become null.
+/// The value as text. indent < 0: one line without spaces; else arrays of scalars stay on a line.
+/// Non-finite numbers become null.
 std::string dump_json(const Json& value, int indent = -1);
 
 }  // namespace vgen::io
