@@ -57,8 +57,8 @@ PYTHON
 
 for target in "${targets[@]}"; do
   echo "fuzz: $target, $seconds s"
-  options=(-max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1
-    -max_len=65536 -artifact_prefix=build/fuzz/crashes/"$target"-)
+  options=(-max_total_time="$seconds" -rss_limit_mb=2048 -timeout=30 -print_final_stats=1
+    -max_len=8192 -artifact_prefix=build/fuzz/crashes/"$target"-)
   nice build/fuzz/tests/fuzz/fuzz_"$target" "${options[@]}" "$corpus/$target" \
     >"build/fuzz/$target.log" 2>&1 ||
     { tail -n 30 "build/fuzz/$target.log" >&2

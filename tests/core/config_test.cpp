@@ -104,6 +104,7 @@ TEST_CASE("config: broken YAML is an error with its line", "[core]") {
   CHECK(error_in("name: a\nname: b\n") == "run.yaml:2: duplicate key 'name'");
   CHECK_THAT(error_in("name: [a\n"), Catch::StartsWith("run.yaml:2: not valid YAML: "));
   CHECK_THAT(error_in("a: 1\n---\nb: 2\n"), Catch::Contains("more than one YAML document"));
+  CHECK_THAT(error_in("!,"), Catch::Contains("more than one YAML document"));
   std::string bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n";
   for (char c = 'b'; c < 'h'; ++c) {
     bomb += std::string(1, c) + ": &" + c + " [";

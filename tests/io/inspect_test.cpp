@@ -29,7 +29,7 @@ TEST_CASE("inspect: filters are globs or parts of names", "[io][golden]") {
   CHECK(count("model.lin.*") == 2);
   CHECK(count("lin.weight") == 2);  // of model and ema
   CHECK(count("nobody") == 0);
-  CHECK(io::inspect({.path = path, .filter = "args.gpt*"}).metadata.size() == 1);
+  CHECK(io::inspect({.path = path, .filter = "args.gpt*"}).metadata.size() == 2);
   CHECK(count("*") == count(""));
 }
 

@@ -1,5 +1,6 @@
 #include "vgen/core/config.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <sstream>
 
 namespace vgen {
 
@@ -213,6 +215,31 @@ void emit(YAML::Emitter& out, const ConfigNode& node) {
   }
 }
 
+// Takes a document's events and forgets them.
+class NoHandler : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// Not YAML::LoadAll: for some broken texts, "!," for one, yaml-cpp 0.7 finds documents without end.
+bool has_several_documents(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  NoHandler handler;
+  return parser.HandleNextDocument(handler) && parser.HandleNextDocument(handler);
+}
+
 ConfigNode scalar_node(std::string text, bool is_quoted) {
   ConfigNode node;
   node.kind = ConfigNode::Kind::kScalar;
@@ -233,11 +260,10 @@ ConfigNode parse_yaml(std::string_view text, const std::string& name) {
           format_bytes(kMaxFileSizeBytes), ": this is not a config");
   TreeBuilder builder(name);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    require(documents.size() <= 1, ErrorCode::kInvalidArgument, name,
+    const std::string document(text);
+    require(!has_several_documents(document), ErrorCode::kInvalidArgument, name,
             ": more than one YAML document");
-    if (documents.empty()) return {};
-    return builder.build(documents[0], 0);
+    return builder.build(YAML::Load(document), 0);
   } catch (const YAML::Exception& error) {
     throw_error(ErrorCode::kInvalidArgument, builder.origin(error.mark),
                 ": not valid YAML: ", error.msg);
