@@ -1,0 +1,36 @@
+// The commands of the executable: help, completion, exit codes.
+
+#include <catch2/catch.hpp>
+
+#include "support/process.h"
+#include "vgen/core/strings.h"
+
+using namespace vgen;
+
+TEST_CASE("vgen: every command has a help with an example", "[apps]") {
+  const test::ProcessResult help = test::run_vgen({"--help"});
+  REQUIRE(help.exit_code == 0);
+  const test::ProcessResult completion = test::run_vgen({"completion"});
+  REQUIRE(completion.exit_code == 0);
+  int commands = 0;
+  const std::string mark = "1) words=\"";
+  std::string words = completion.out.substr(completion.out.find(mark) + mark.size());
+  words = words.substr(0, words.find(" --"));
+  for (const std::string& name : split(words, ' ')) {
+    INFO(name);
+    const test::ProcessResult result = test::run_vgen({name, "--help"});
+    CHECK(result.exit_code == 0);
+    CHECK(help.out.find(name) != std::string::npos);
+    CHECK_THAT(result.out, Catch::Contains("Example"));
+    ++commands;
+  }
+  CHECK(commands >= 4);
+}
+
+TEST_CASE("vgen: a wrong command line exits with 2, an error with 1", "[apps]") {
+  CHECK(test::run_vgen({}).exit_code == 2);
+  CHECK(test::run_vgen({"paint"}).exit_code == 2);
+  CHECK(test::run_vgen({"inspect"}).exit_code == 2);
+  CHECK(test::run_vgen({"inspect", "a.pt", "--sets"}).exit_code == 2);
+  CHECK_THAT(test::vgen_error({"inspect", "/no/such.pt"}), Catch::Contains("/no/such.pt"));
+}
