@@ -42,4 +42,14 @@ at::Tensor image_grid(const at::Tensor& image_BHW3, int64_t num_columns, int64_t
   return grid;
 }
 
+at::Tensor psnr_B(const at::Tensor& image_B3HW, const at::Tensor& recon_B3HW) {
+  require(image_B3HW.sizes() == recon_B3HW.sizes(), ErrorCode::kInvalidArgument,
+          "psnr_B: images of ", format_shape(image_B3HW.sizes().vec()), " and ",
+          format_shape(recon_B3HW.sizes().vec()));
+  const auto recon = to_uint8(recon_B3HW).to(at::kDouble).div_(255).permute({0, 3, 1, 2});
+  const auto image = image_B3HW.detach().cpu().to(at::kDouble).add(1).div_(2);
+  const auto mse_B = (image - recon).square_().flatten(1).mean(1);
+  return mse_B.reciprocal().log10_().mul_(10);
+}
+
 }  // namespace vgen

@@ -1,0 +1,309 @@
+#include "vgen/train/run.h"
+
+#include <ATen/Context.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "vgen/checkpoint/run_folder.h"
+#include "vgen/core/error.h"
+#include "vgen/core/log.h"
+#include "vgen/core/random.h"
+#include "vgen/data/image.h"
+#include "vgen/io/atomic_file.h"
+#include "vgen/io/mapped_file.h"
+#include "vgen/tensor/device.h"
+#include "vgen/train/metrics.h"
+#include "vgen/train/stop_signal.h"
+#include "vgen/train/trainer.h"
+
+namespace vgen::train {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+double seconds_now() {
+  const auto since = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(since).count();
+}
+
+bool is_due(int64_t step, int64_t every, bool is_last) {
+  return is_last || (every > 0 && step % every == 0);
+}
+
+RunPlan read_plan(const TrainOptions& options) {
+  ConfigNode root = load_yaml(options.config);
+  for (const std::string& assignment : options.overrides) apply_override(root, assignment);
+  return plan_run(root);
+}
+
+std::string default_run_dir(const TrainOptions& options) {
+  return "runs/" + fs::path(options.config).stem().string();
+}
+
+// "model.ch was 32, is 64" for each value that two resolved configs do not share.
+void find_changes(const ConfigNode& before, const ConfigNode& now, const std::string& path,
+                  std::vector<std::string>& changes) {
+  if (before.kind == ConfigNode::Kind::kMap && now.kind == ConfigNode::Kind::kMap) {
+    for (size_t i = 0; i < now.keys.size(); ++i) {
+      const ConfigNode* old = before.find(now.keys[i]);
+      const std::string name = path.empty() ? now.keys[i] : str_cat(path, ".", now.keys[i]);
+      if (old != nullptr) find_changes(*old, now.values[i], name, changes);
+    }
+    return;
+  }
+  const auto text = [](const ConfigNode& node) {
+    std::string yaml = dump_yaml(node);
+    std::ranges::replace(yaml, '\n', ' ');
+    return yaml.substr(0, yaml.find_last_not_of(' ') + 1);
+  };
+  if (text(before) != text(now)) {
+    changes.push_back(str_cat(path, " was ", text(before), ", is ", text(now)));
+  }
+}
+
+void log_config_changes(const std::string& path, const std::string& resolved) {
+  std::vector<std::string> changes;
+  find_changes(load_yaml(path), parse_yaml(resolved, "config"), "", changes);
+  for (const std::string& change : changes) log_warning("the config changed: ", change);
+}
+
+/// The loop of one run.
+class Run {
+ public:
+  Run(const RunPlan& plan, const checkpoint::RunFolder& folder, Trainer& trainer,
+      dist::Strategy& strategy, c10::Device device)
+      : config_(plan.run),
+        folder_(folder),
+        trainer_(trainer),
+        strategy_(strategy),
+        is_cpu_(device.is_cpu()),
+        store_(folder.subfolder("checkpoints"), plan.run.checkpoint) {}
+
+  /// Goes on from a checkpoint.
+  void restore(const checkpoint::CheckpointInfo& checkpoint) {
+    trainer_.restore(checkpoint);
+    window_.load_state(checkpoint::read_state(checkpoint).get_object("window"));
+    saved_step_ = trainer_.steps_done();
+    log_info("going on after step ", trainer_.steps_done(), " from ", checkpoint.path);
+  }
+
+  TrainResult train() {
+    const int64_t first_step = trainer_.steps_done();
+    writer_.emplace(folder_.path(), config_.tensorboard, first_step);
+    Progress progress(
+        {.label = "train", .unit = "steps", .total = trainer_.total_steps(), .start = first_step});
+    const StopSignal signal;
+    bool is_stopped = false;
+    while (trainer_.steps_done() < trainer_.total_steps() && !is_stopped) {
+      step();
+      is_stopped = strategy_.any_rank(signal.number() != 0);
+      progress.update(trainer_.steps_done(), headline());
+      const int64_t step = trainer_.steps_done();
+      const bool is_last = step == trainer_.total_steps();
+      if (is_due(step, config_.log_every, is_last)) log();
+      std::map<std::string, double> metrics;
+      if (is_due(step, config_.validate_every, is_last)) metrics = validate();
+      if (is_due(step, config_.preview_every, is_last)) preview();
+      if (is_stopped || is_due(step, config_.checkpoint.every, is_last)) save(metrics);
+    }
+    progress.finish(headline());
+    if (is_stopped && trainer_.steps_done() < trainer_.total_steps()) {
+      log_info("stopped by ", sigabbrev_np(signal.number()), " after step ", trainer_.steps_done(),
+               "; all is saved, continue with --resume auto");
+    }
+    return {folder_.path(), trainer_.steps_done(), trainer_.total_steps(),
+            trainer_.steps_done() >= trainer_.total_steps(), validation_};
+  }
+
+ private:
+  void step() {
+    const double begin = seconds_now();
+    const double waited = trainer_.task().data_stats().wait_seconds;
+    window_.add(trainer_.steps_done() + 1, trainer_.step());
+    // On a GPU a look at the values would wait for the step: only when they are logged or saved.
+    if (is_cpu_) check();
+    seconds_ += seconds_now() - begin;
+    wait_seconds_ += trainer_.task().data_stats().wait_seconds - waited;
+    ++timed_steps_;
+  }
+
+  void check() {
+    try {
+      window_.check(/*skip_bad=*/config_.precision == "fp16");
+    } catch (const Error& error) {
+      std::string advice = "no checkpoint was saved yet";
+      for (const auto& checkpoint : store_.list()) {
+        if (!checkpoint.problem.empty()) continue;
+        advice = str_cat("the last good checkpoint is ", checkpoint.path);
+        break;
+      }
+      throw_error(error.code(), error.what(), "; ", advice,
+                  "; try a lower optimizer.lr, a warm-up or precision fp32");
+    }
+  }
+
+  std::string headline() const {
+    std::string text;
+    const Metrics means = window_.num_steps() > 0 ? window_.means() : shown_;
+    for (const std::string& name : trainer_.task().headline()) {
+      for (const auto& [key, value] : means) {
+        if (key == name) text += str_cat(name, " ", format_fixed(value, 4), " | ");
+      }
+    }
+    const double rate = timed_steps_ > 0 ? images_per_second() : shown_rate_;
+    return str_cat(text, format_fixed(rate, 1), " images/s");
+  }
+
+  double images_per_second() const {
+    return static_cast<double>(timed_steps_ * config_.global_batch_size) / seconds_;
+  }
+
+  void log() {
+    check();
+    Metrics metrics = window_.means();
+    shown_ = metrics;
+    const data::LoaderStats stats = trainer_.task().data_stats();
+    metrics.emplace_back("lr", trainer_.last_lr());
+    metrics.emplace_back("epoch", static_cast<double>(trainer_.task().position().epoch));
+    if (config_.precision == "fp16") {
+      metrics.emplace_back("loss_scale", trainer_.scalers()[0]->current_scale());
+      metrics.emplace_back("skipped_steps", static_cast<double>(window_.skipped()));
+    }
+    if (stats.broken > 0) {
+      metrics.emplace_back("broken_images", static_cast<double>(stats.broken));
+    }
+    if (timed_steps_ > 0) {
+      shown_rate_ = images_per_second();
+      metrics.emplace_back("images_per_s", shown_rate_);
+      metrics.emplace_back("data_wait_share", wait_seconds_ / seconds_);
+    }
+    writer_->write(trainer_.steps_done(), "train", metrics);
+    window_.clear();
+    seconds_ = wait_seconds_ = 0;
+    timed_steps_ = 0;
+  }
+
+  std::map<std::string, double> validate() {
+    const auto average = trainer_.use_average();
+    const auto metrics = trainer_.task().validate();
+    if (metrics.empty()) return metrics;
+    writer_->write(trainer_.steps_done(), "val", {metrics.begin(), metrics.end()});
+    std::string text;
+    for (const auto& [name, value] : metrics) {
+      text += str_cat(text.empty() ? "" : ", ", name, " ", format_fixed(value, 4));
+    }
+    log_info("step ", trainer_.steps_done(), ": validation: ", text);
+    validation_ = metrics;
+    return metrics;
+  }
+
+  void preview() {
+    const auto average = trainer_.use_average();
+    const auto picture_HW3 = trainer_.task().preview();
+    if (!picture_HW3) return;
+    data::Image image{.width = picture_HW3->size(1), .height = picture_HW3->size(0), .rgb = {}};
+    const auto* pixels = picture_HW3->const_data_ptr<uint8_t>();
+    image.rgb.assign(pixels, pixels + picture_HW3->numel());
+    const auto png = data::encode_png(image);
+    const std::string_view bytes(reinterpret_cast<const char*>(png.data()), png.size());
+    const int64_t step = trainer_.steps_done();
+    io::write_file_atomically(
+        str_cat(folder_.subfolder("samples"), "/", checkpoint::step_name(step), ".png"), bytes);
+    writer_->image(step, "samples", bytes, image.height, image.width);
+  }
+
+  void save(const std::map<std::string, double>& metrics) {
+    if (saved_step_ == trainer_.steps_done()) return;
+    check();
+    checkpoint::Snapshot snapshot = trainer_.snapshot();
+    snapshot.state.set("window", window_.state());
+    snapshot.metrics = metrics;
+    store_.save(snapshot);
+    saved_step_ = trainer_.steps_done();
+  }
+
+  const RunConfig& config_;
+  const checkpoint::RunFolder& folder_;
+  Trainer& trainer_;
+  dist::Strategy& strategy_;
+  bool is_cpu_;
+  checkpoint::CheckpointStore store_;
+  std::optional<MetricWriter> writer_;
+  MetricWindow window_;
+  Metrics shown_;  ///< the last logged means
+  double shown_rate_ = 0;
+  std::map<std::string, double> validation_;  ///< the last one
+  double seconds_ = 0, wait_seconds_ = 0;     ///< of the steps since the last log line
+  int64_t timed_steps_ = 0;
+  int64_t saved_step_ = -1;
+};
+
+std::optional<checkpoint::CheckpointInfo> newest_checkpoint(const checkpoint::RunFolder& folder) {
+  try {
+    return checkpoint::find_checkpoint(folder.path());
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) throw;
+    return std::nullopt;
+  }
+}
+
+void set_up_device(const RunConfig& config, c10::Device device) {
+  set_num_threads(static_cast<int>(config.threads));
+  if (device.is_cuda()) {
+    at::globalContext().setAllowTF32CuBLAS(config.allow_tf32);
+    at::globalContext().setAllowTF32CuDNN(config.allow_tf32);
+  }
+}
+
+}  // namespace
+
+std::string resolved_config(const TrainOptions& options) { return read_plan(options).resolved; }
+
+TrainResult run(const TrainOptions& options) {
+  const RunPlan plan = read_plan(options);
+  const auto strategy = dist::make_strategy(plan.run.parallel);
+  validate(plan.run, strategy->world_size());
+  const c10::Device device = parse_device(plan.run.device);
+  set_up_device(plan.run, device);
+
+  const auto seed = static_cast<uint64_t>(plan.run.seed);
+  torch::manual_seed(Rng(seed, Purpose::kInit).derive_seed());
+  const auto task =
+      plan.make_task({.device = device,
+                      .precision = parse_precision(plan.run.precision),
+                      .rank = strategy->rank(),
+                      .world_size = strategy->world_size(),
+                      .micro_batch_size = micro_batch_size(plan.run, strategy->world_size()),
+                      .seed = seed});
+  if (!plan.run.init_from.empty()) task->init_from(plan.run.init_from);
+  Trainer trainer(plan.run, *task, *strategy, device);
+
+  // Only now is anything written: a config that cannot run leaves nothing behind.
+  const checkpoint::RunFolder folder(
+      options.run_dir.empty() ? default_run_dir(options) : options.run_dir,
+      /*may_exist=*/options.resume == "auto");
+  init_logging({.file = folder.file("log.txt"),
+                .rank = strategy->rank(),
+                .world_size = strategy->world_size()});
+  const std::string config_path = folder.file("config.yaml");
+  if (fs::exists(config_path)) log_config_changes(config_path, plan.resolved);
+
+  Run loop(plan, folder, trainer, *strategy, device);
+  const auto checkpoint =
+      folder.has_run() ? newest_checkpoint(folder) : std::optional<checkpoint::CheckpointInfo>();
+  if (checkpoint) loop.restore(*checkpoint);
+  checkpoint::trim_metrics(folder.file("metrics.jsonl"), trainer.steps_done());
+  io::write_file_atomically(config_path, plan.resolved);
+  if (trainer.steps_done() >= trainer.total_steps()) {
+    log_info("nothing to do: all ", trainer.total_steps(), " steps are done");
+  }
+  return loop.train();
+}
+
+}  // namespace vgen::train

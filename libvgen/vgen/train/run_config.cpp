@@ -1,0 +1,21 @@
+#include "vgen/train/run_config.h"
+
+#include "vgen/core/error.h"
+
+namespace vgen::train {
+
+void validate(const RunConfig& config, int64_t world_size) {
+  require((config.steps > 0) != (config.epochs > 0), ErrorCode::kInvalidArgument, "steps is ",
+          config.steps, " and epochs is ", config.epochs, "; give one of the two a positive value");
+  const int64_t parts = world_size * config.grad_accum_steps;
+  require(config.global_batch_size % parts == 0, ErrorCode::kInvalidArgument,
+          "global_batch_size is ", config.global_batch_size, ", which does not divide by ",
+          world_size, " ranks times ", config.grad_accum_steps, " micro-batches; ",
+          (config.global_batch_size / parts + 1) * parts, " would");
+}
+
+int64_t micro_batch_size(const RunConfig& config, int64_t world_size) {
+  return config.global_batch_size / (world_size * config.grad_accum_steps);
+}
+
+}  // namespace vgen::train

@@ -1,0 +1,94 @@
+#pragma once
+// What is trained: the trainer knows models through this interface alone. A new model is a new
+// Task and one row in plan_run().
+
+#include <torch/torch.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vgen/checkpoint/store.h"
+#include "vgen/core/config.h"
+#include "vgen/data/loader.h"
+#include "vgen/train/optimizer.h"
+#include "vgen/train/run_config.h"
+
+namespace vgen::train {
+
+/// Parameters that one optimizer updates by one loss. A step runs its phases in order: a GPT has
+/// one, a VQGAN two (generator, discriminator).
+struct Phase {
+  std::string name;  ///< "gen"; names metrics and optimizer state; "" where there is only one
+  OptimizerConfig optimizer;
+  checkpoint::NamedTensors parameters;
+};
+
+/// What to differentiate, and its terms by name for the metrics: detached scalars.
+struct PhaseLoss {
+  torch::Tensor loss;
+  std::vector<std::pair<std::string, torch::Tensor>> terms;
+};
+
+/// What the trainer decides before the task is made.
+struct TaskContext {
+  c10::Device device = c10::kCPU;
+  c10::ScalarType precision = c10::kFloat;
+  int64_t rank = 0;
+  int64_t world_size = 1;
+  int64_t micro_batch_size = 1;
+  uint64_t seed = 0;
+  bool is_training = true;  ///< false: only the models are needed, no data is opened
+};
+
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  /// The model that is kept: model.safetensors, and what EMA averages.
+  virtual torch::nn::Module& model() = 0;
+  /// Modules that are checkpointed besides, by the name of their file: "discriminator".
+  virtual std::vector<std::pair<std::string, torch::nn::Module*>> companions() { return {}; }
+  virtual std::vector<Phase> phases() = 0;
+  /// Names of the terms that the progress line shows.
+  virtual std::vector<std::string> headline() const = 0;
+
+  // --- training; the order of calls in a step is next_batches, then for each phase loss() of each
+  // micro-batch ---
+
+  /// Takes the micro-batches of one step from the loader, onto the device.
+  virtual void next_batches(int64_t count) = 0;
+  /// `step` counts from 1. Later phases may use what earlier ones computed of this micro-batch.
+  virtual PhaseLoss loss(size_t phase, size_t micro_batch, int64_t step) = 0;
+
+  virtual data::LoaderPosition position() const = 0;
+  virtual void seek(const data::LoaderPosition& position) = 0;
+  virtual data::LoaderStats data_stats() const = 0;
+  virtual int64_t batches_per_epoch() const = 0;  ///< micro-batches of this rank
+
+  // --- looking at it; the trainer puts the averaged weights in place before ---
+
+  /// Metrics over the validation data by name, empty without such data.
+  virtual std::map<std::string, double> validate() = 0;
+  /// A picture for people, uint8 (H, W, 3); none without data to show.
+  virtual std::optional<torch::Tensor> preview() = 0;
+
+  /// Weights of a file into the model and its companions: `init_from`.
+  virtual void init_from(const std::string& path) = 0;
+};
+
+/// A config that was read and checked, before anything is built of it.
+struct RunPlan {
+  RunConfig run;
+  std::string resolved;  ///< every field, YAML
+  std::function<std::unique_ptr<Task>(const TaskContext&)> make_task;
+};
+
+/// Reads the config of whatever task it names. Throws Error(kInvalidArgument).
+RunPlan plan_run(const ConfigNode& root);
+
+}  // namespace vgen::train

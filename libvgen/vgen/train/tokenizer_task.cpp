@@ -1,0 +1,190 @@
+#include "vgen/train/tokenizer_task.h"
+
+#include <algorithm>
+
+#include "vgen/core/error.h"
+#include "vgen/core/log.h"
+#include "vgen/tensor/image.h"
+
+namespace vgen::train {
+
+namespace {
+
+tokenizer::NamedWeights read_weights(const std::string& path) {
+  tokenizer::NamedWeights weights;
+  for (const io::NamedArray& item : io::load_state_dict(path).tensors) {
+    weights[item.name] = checkpoint::as_tensor(item.array).to(torch::kFloat32, false, true);
+  }
+  return weights;
+}
+
+tokenizer::Lpips load_lpips(const TokenizerRunConfig& config) {
+  if (config.loss.perceptual_weight == 0) return nullptr;
+  require(!config.lpips.vgg.empty() && !config.lpips.lin.empty(), ErrorCode::kInvalidArgument,
+          "loss.perceptual_weight is ", config.loss.perceptual_weight, ", but lpips.",
+          config.lpips.vgg.empty() ? "vgg" : "lin",
+          " names no file; set loss.perceptual_weight=0 to train without LPIPS, or get the "
+          "weights: ",
+          tokenizer::lpips_weights_help());
+  return tokenizer::Lpips(read_weights(config.lpips.vgg), read_weights(config.lpips.lin));
+}
+
+data::LoaderOptions loader_options(const TaskContext& context, int64_t batch_size) {
+  return {.batch_size = batch_size,
+          .seed = context.seed,
+          .rank = context.rank,
+          .world_size = context.world_size,
+          .pin_memory = context.device.is_cuda()};
+}
+
+}  // namespace
+
+void validate(const TokenizerRunConfig& config) {
+  tokenizer::validate(config.model);
+  const int64_t factor = config.model.downsample();
+  require(config.data.image_size % factor == 0, ErrorCode::kInvalidArgument, "data.image_size is ",
+          config.data.image_size, ", but model.encoder_ch_mult has ",
+          config.model.encoder_ch_mult.size(), " levels and so needs a multiple of ", factor);
+  require(!config.data.train.path.empty(), ErrorCode::kInvalidArgument,
+          "data.train.path is empty; name a folder or tar of images");
+}
+
+TokenizerTask::TokenizerTask(const TokenizerRunConfig& config, const TaskContext& context)
+    : config_(config), context_(context) {
+  vqgan_ = tokenizer::Vqgan(config.model);
+  vq_loss_ = tokenizer::VqLoss(config.loss, config.data.image_size, load_lpips(config));
+  vqgan_->to(context.device);
+  vq_loss_->to(context.device);
+  vqgan_->set_compute_dtype(context.precision);
+  vq_loss_->set_compute_dtype(context.precision);
+  if (vq_loss_->perceptual_loss) {
+    vq_loss_->perceptual_loss->use_dropout = config.loss.perceptual_dropout;
+  }
+  if (!context.is_training) return;
+  train_ =
+      data::Loader::for_training(config.data, loader_options(context, context.micro_batch_size));
+  if (!config.data.val.path.empty()) {
+    const int64_t batch =
+        config.val_batch_size > 0 ? config.val_batch_size : context.micro_batch_size;
+    val_ = data::Loader::for_validation(config.data, loader_options(context, batch));
+  }
+}
+
+std::vector<std::pair<std::string, torch::nn::Module*>> TokenizerTask::companions() {
+  if (!vq_loss_->discriminator) return {};
+  return {{"discriminator", vq_loss_->discriminator.get()}};
+}
+
+std::vector<Phase> TokenizerTask::phases() {
+  std::vector<Phase> phases{{"gen", config_.optimizer, checkpoint::named_parameters(*vqgan_)}};
+  if (vq_loss_->discriminator) {
+    phases.push_back(
+        {"disc", config_.disc_optimizer, checkpoint::named_parameters(*vq_loss_->discriminator)});
+  }
+  return phases;
+}
+
+std::vector<std::string> TokenizerTask::headline() const {
+  return {"gen_loss", "rec_loss", "codebook_usage"};
+}
+
+void TokenizerTask::next_batches(int64_t count) {
+  std::vector<torch::Tensor> images;
+  for (int64_t i = 0; i < count; ++i) {
+    images.push_back(train_->next().image_B3HW.to(context_.device, torch::kFloat32,
+                                                  /*non_blocking=*/true));
+  }
+  set_batches(std::move(images));
+}
+
+void TokenizerTask::set_batches(std::vector<torch::Tensor> images) {
+  images_ = std::move(images);
+  recons_.assign(images_.size(), {});
+}
+
+PhaseLoss TokenizerTask::loss(size_t phase, size_t micro_batch, int64_t step) {
+  const torch::Tensor& image_B3HW = images_[micro_batch];
+  torch::Tensor& recon_B3HW = recons_[micro_batch];
+  if (phase == 1) {
+    auto result = vq_loss_->discriminator_loss(image_B3HW, recon_B3HW, step);
+    return {std::move(result.loss), std::move(result.terms)};
+  }
+  const auto output = vqgan_->forward(image_B3HW);
+  auto result = vq_loss_->generator_loss({.image_B3HW = image_B3HW,
+                                          .recon_B3HW = output.image_B3HW,
+                                          .quantizer = output.quantized.losses,
+                                          .step = step,
+                                          .last_weight = vqgan_->decoder->last_weight()});
+  if (vq_loss_->discriminator) recon_B3HW = output.image_B3HW.detach();
+  return {std::move(result.loss), std::move(result.terms)};
+}
+
+std::map<std::string, double> TokenizerTask::validate() {
+  if (!val_) return {};
+  const torch::NoGradGuard no_grad;
+  vqgan_->eval();
+  double num_images = 0, psnr = 0, rec_loss = 0, lpips = 0;
+  auto is_used_V = torch::zeros({config_.model.codebook_size}, context_.device);
+  while (const auto batch = val_->next_in_pass()) {
+    const auto image_B3HW = batch->image_B3HW.to(context_.device);
+    const auto output = vqgan_->forward(image_B3HW);
+    is_used_V.index_fill_(0, output.quantized.index_N, 1);
+    const auto size = static_cast<double>(image_B3HW.size(0));
+    num_images += size;
+    psnr += psnr_B(image_B3HW, output.image_B3HW).sum().item<double>();
+    rec_loss += size * torch::mse_loss(output.image_B3HW, image_B3HW).item<double>();
+    if (vq_loss_->perceptual_loss) {
+      vq_loss_->perceptual_loss->eval();
+      lpips += vq_loss_->perceptual_loss(image_B3HW, output.image_B3HW).sum().item<double>();
+    }
+  }
+  vqgan_->train();
+  if (num_images == 0) return {};
+  std::map<std::string, double> metrics{{"psnr", psnr / num_images},
+                                        {"rec_loss", rec_loss / num_images},
+                                        {"codebook_usage", is_used_V.mean().item<double>()}};
+  if (vq_loss_->perceptual_loss) {
+    vq_loss_->perceptual_loss->train();
+    metrics["lpips"] = lpips / num_images;
+  }
+  return metrics;
+}
+
+std::optional<torch::Tensor> TokenizerTask::preview() {
+  if (!val_ || config_.preview_images == 0) return std::nullopt;
+  const torch::NoGradGuard no_grad;
+  vqgan_->eval();
+  std::vector<torch::Tensor> originals, recons;
+  int64_t count = 0;
+  while (const auto batch = val_->next_in_pass()) {
+    if (count >= config_.preview_images) continue;  // to the end: the next pass begins anew
+    const auto image_B3HW =
+        batch->image_B3HW.slice(0, 0, config_.preview_images - count).to(context_.device);
+    originals.push_back(to_uint8(image_B3HW));
+    recons.push_back(to_uint8(vqgan_->forward(image_B3HW).image_B3HW));
+    count += image_B3HW.size(0);
+  }
+  vqgan_->train();
+  if (count == 0) return std::nullopt;
+  return image_grid(torch::cat({torch::cat(originals), torch::cat(recons)}), count);
+}
+
+void TokenizerTask::init_from(const std::string& path) {
+  checkpoint::load_into(*vqgan_, io::load_state_dict(path),
+                        {.optional = {"quantize.codebook_used"}});
+  log_info("began with the weights of ", path);
+  if (!vq_loss_->discriminator) return;
+  std::optional<io::StateDict> state;
+  try {
+    state = io::load_state_dict(path, "discriminator");
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) throw;
+  }
+  if (!state) {
+    log_info(path, " has no discriminator: it begins with random weights");
+    return;
+  }
+  checkpoint::load_into(*vq_loss_->discriminator, *state);
+}
+
+}  // namespace vgen::train

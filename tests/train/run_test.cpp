@@ -1,0 +1,221 @@
+// Whole runs on small pictures: resume, averages, fp16, and what ends a run.
+
+#include "vgen/train/run.h"
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <map>
+
+#include "support/support.h"
+#include "support/torch_support.h"
+#include "vgen/checkpoint/store.h"
+#include "vgen/core/random.h"
+#include "vgen/core/strings.h"
+#include "vgen/data/image.h"
+#include "vgen/io/json.h"
+
+namespace vgen::train {
+namespace {
+
+using test::error_of;
+using test::TempDir;
+namespace fs = std::filesystem;
+
+/// A folder of small pictures and a config that trains on them in milliseconds a step.
+class SmallRun {
+ public:
+  SmallRun() {
+    for (int i = 0; i < 12; ++i) {
+      data::Image image{.width = 20, .height = 18, .rgb = std::vector<uint8_t>(20 * 18 * 3)};
+      Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
+      for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
+      const auto png = data::encode_png(image);
+      fs::create_directories(dir_ / "images/a");
+      test::write_file(dir_ / "images/a/" + std::to_string(i) + ".png",
+                       {reinterpret_cast<const char*>(png.data()), png.size()});
+    }
+    const std::string images = dir_ / "images";
+    test::write_file(config(), str_cat("steps: 6\nglobal_batch_size: 4\nprecision: fp32\n"
+                                       "threads: 1\nlog_every: 1\nema_decay: 0.9\n"
+                                       "model: {ch: 32, num_res_blocks: 1, encoder_ch_mult: [1, 1],"
+                                       " decoder_ch_mult: [1, 1], z_channels: 8, "
+                                       "codebook_size: 64, dropout_p: 0.1}\n"
+                                       "loss: {perceptual_weight: 0, disc_dim: 8, disc_num_layers: "
+                                       "1, disc_start: 2}\n"
+                                       "data: {image_size: 16, train: {path: ",
+                                       images, "}, val: {path: ", images,
+                                       "}}\n"
+                                       "checkpoint: {every: 2, keep_last: 0}\n"));
+  }
+
+  std::string config() const { return dir_ / "small.yaml"; }
+  std::string path(const std::string& name) const { return dir_ / name; }
+
+  TrainResult train(const std::string& name, std::vector<std::string> overrides = {},
+                    const std::string& resume = "never") const {
+    return run({config(), std::move(overrides), dir_ / name, resume});
+  }
+
+  /// Metrics by step: the lines that have `key`.
+  std::map<int64_t, double> values(const std::string& name, const std::string& key) const {
+    std::map<int64_t, double> values;
+    for (const auto& line : split(test::read_file(dir_ / name + "/metrics.jsonl"), '\n')) {
+      if (line.empty()) continue;
+      const io::Json json = io::parse_json(line);
+      if (json.find(key) != nullptr) values[json.get_int("step")] = json.get_float(key);
+    }
+    return values;
+  }
+
+  std::string weights(const std::string& name, int64_t step) const {
+    return test::read_file(
+        str_cat(dir_ / name, "/checkpoints/", checkpoint::step_name(step), "/model.safetensors"));
+  }
+
+ private:
+  TempDir dir_;
+};
+
+TEST_CASE("run: leaves all that a run folder promises", "[train]") {
+  const SmallRun small;
+  const TrainResult result = small.train("r", {"validate_every=3", "preview_every=3"});
+  CHECK(result.is_complete);
+  CHECK(result.steps_done == 6);
+  CHECK(result.metrics.at("psnr") > 3);
+  for (const char* name :
+       {"config.yaml", "log.txt", "metrics.jsonl", "samples/step_0000003.png",
+        "samples/step_0000006.png", "checkpoints/latest",
+        "checkpoints/step_0000006/model.safetensors", "checkpoints/step_0000006/ema.safetensors",
+        "checkpoints/step_0000006/discriminator.safetensors",
+        "checkpoints/step_0000006/optimizer.safetensors"}) {
+    INFO(name);
+    CHECK(fs::is_regular_file(small.path(str_cat("r/", name))));
+  }
+  CHECK(small.values("r", "train/gen_loss").size() == 6);
+  CHECK(small.values("r", "val/psnr").size() == 2);
+  CHECK(small.values("r", "train/disc_loss").at(1) == 0);  // before disc_start
+  CHECK(small.values("r", "train/disc_loss").at(6) != 0);
+
+  // The resolved config is a config: the same run again.
+  run({small.path("r/config.yaml"), {}, small.path("again"), "never"});
+  CHECK(small.values("r", "train/gen_loss") == small.values("again", "train/gen_loss"));
+  CHECK(small.weights("r", 6) == small.weights("again", 6));
+}
+
+TEST_CASE("run: a resumed run goes on bit for bit", "[train]") {
+  const SmallRun small;
+  small.train("whole", {"log_every=4"});
+  // The schedule is constant, so a run of 3 steps is the beginning of one of 6. The log window of
+  // four steps is cut in the middle.
+  small.train("cut", {"log_every=4", "steps=3"});
+  const TrainResult result = small.train("cut", {"log_every=4"}, "auto");
+  CHECK(result.steps_done == 6);
+  CHECK(small.weights("whole", 6) == small.weights("cut", 6));
+  CHECK(small.values("whole", "train/gen_loss").at(6) ==
+        small.values("cut", "train/gen_loss").at(6));
+  for (const char* file : {"ema", "discriminator", "optimizer"}) {
+    INFO(file);
+    const std::string name = str_cat("checkpoints/step_0000006/", file, ".safetensors");
+    CHECK(test::read_file(small.path("whole/" + name)) ==
+          test::read_file(small.path("cut/" + name)));
+  }
+  // All done: nothing changes.
+  const std::string before = test::read_file(small.path("cut/metrics.jsonl"));
+  CHECK(small.train("cut", {"log_every=4"}, "auto").is_complete);
+  CHECK(test::read_file(small.path("cut/metrics.jsonl")) == before);
+}
+
+TEST_CASE("run: a damaged checkpoint is passed over, the one before is used", "[train]") {
+  const SmallRun small;
+  small.train("whole");
+  small.train("r", {"steps=4"});
+  test::write_file(small.path("r/checkpoints/step_0000004/model.safetensors"), "cut short");
+  small.train("r", {}, "auto");
+  CHECK(small.weights("whole", 6) == small.weights("r", 6));
+  CHECK(small.values("whole", "train/gen_loss") == small.values("r", "train/gen_loss"));
+  CHECK_THAT(test::read_file(small.path("r/log.txt")), Catch::Contains("step_0000004"));
+}
+
+TEST_CASE("run: workers change nothing, the seed does", "[train]") {
+  const SmallRun small;
+  small.train("one", {"data.workers=1", "steps=3"});
+  small.train("three", {"data.workers=3", "steps=3"});
+  small.train("seed", {"seed=1", "steps=3"});
+  CHECK(small.values("one", "train/gen_loss") == small.values("three", "train/gen_loss"));
+  CHECK(small.values("one", "train/gen_loss") != small.values("seed", "train/gen_loss"));
+}
+
+TEST_CASE("run: low precisions train, fp16 counts the steps it skips", "[train]") {
+  const SmallRun small;
+  for (const std::string precision : {"bf16", "fp16"}) {
+    INFO(precision);
+    CHECK(small.train(precision, {"precision=" + precision}).is_complete);
+    CHECK(small.values(precision, "train/gen_loss").at(6) <
+          small.values(precision, "train/gen_loss").at(2) * 2);
+  }
+  CHECK(small.values("fp16", "train/loss_scale").size() == 6);
+}
+
+TEST_CASE("run: a loss that is not finite ends the run and names the way back", "[train]") {
+  const SmallRun small;
+  const std::string message = error_of([&] {
+    small.train("r", {"optimizer.lr=1e25", "loss.disc_weight=0", "checkpoint.every=1"});
+  });
+  CHECK_THAT(message,
+             Catch::Contains("step ") && (Catch::Contains("nan") || Catch::Contains("inf")));
+  CHECK_THAT(message, Catch::Contains("_loss is") || Catch::Contains("grad_norm is"));
+  CHECK_THAT(message, Catch::Contains("the last good checkpoint is " + small.path("r")));
+  // What was saved is sound.
+  const auto checkpoint = checkpoint::find_checkpoint(small.path("r"));
+  for (const auto& item : io::load_state_dict(checkpoint.path).tensors) {
+    INFO(item.name);
+    CHECK(checkpoint::as_tensor(item.array).isfinite().all().item<bool>());
+  }
+}
+
+TEST_CASE("run: begins with the weights it is given", "[train]") {
+  const SmallRun small;
+  small.train("first", {"steps=2"});
+  const std::string weights = small.path("first/checkpoints/step_0000002/model.safetensors");
+  small.train("second", {"steps=1", "optimizer.lr=0", "init_from=" + weights, "ema_decay=0"});
+  const auto first = io::load_state_dict(weights);
+  const auto second =
+      io::load_state_dict(small.path("second/checkpoints/step_0000001/model.safetensors"));
+  for (const auto& item : first.tensors) {
+    if (item.name == "quantize.codebook_used") continue;  // counts on
+    INFO(item.name);
+    const io::Array* other = second.find(item.name);
+    REQUIRE(other != nullptr);
+    CHECK(torch::equal(checkpoint::as_tensor(item.array), checkpoint::as_tensor(*other)));
+  }
+}
+
+TEST_CASE("run: what cannot be trained is refused before anything is written", "[train]") {
+  const SmallRun small;
+  const auto refused = [&](const std::vector<std::string>& overrides) {
+    const std::string message = error_of([&] { small.train("bad", overrides); });
+    CHECK_FALSE(fs::exists(small.path("bad")));
+    return message;
+  };
+  using Catch::Contains;
+  CHECK_THAT(refused({"data.image_size=17"}), Contains("17") && Contains("multiple of 2"));
+  CHECK_THAT(refused({"data.workers=0"}), Contains("data.workers") && Contains("from 1 to"));
+  CHECK_THAT(refused({"modl.ch=32"}), Contains("modl") && Contains("model"));
+  CHECK_THAT(refused({"epochs=2"}), Contains("epochs is 2"));
+  CHECK_THAT(refused({"global_batch_size=3", "grad_accum_steps=2"}), Contains("4 would"));
+  CHECK_THAT(refused({"loss.perceptual_weight=1"}), Contains("lpips.vgg"));
+  CHECK_THAT(refused({"model.ch=24"}), Contains("model.ch"));
+  CHECK_THAT(refused({"data.train.path=/no/such"}), Contains("/no/such"));
+  CHECK_THAT(refused({"device=tpu"}), Contains("tpu"));
+  CHECK_THAT(refused({"task=poetry"}), Contains("poetry") && Contains("tokenizer"));
+  CHECK_THAT(refused({"init_from=/no/such.pt"}), Contains("/no/such.pt"));
+
+  small.train("r", {"steps=2"});
+  const std::string before = small.weights("r", 2);
+  CHECK_THAT(error_of([&] { small.train("r", {"steps=2"}); }), Contains("--resume auto"));
+  CHECK_THAT(error_of([&] { small.train("r", {"model.ch=64"}, "auto"); }), Contains("conv_in"));
+  CHECK(small.weights("r", 2) == before);
+}
+
+}  // namespace
+}  // namespace vgen::train
