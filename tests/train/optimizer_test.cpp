@@ -64,6 +64,16 @@ TEST_CASE("optimizer: equals torch::optim's Adam and AdamW", "[train]") {
       {.kind = "adamw", .lr = 1e-2, .weight_decay = 0.1});
 }
 
+TEST_CASE("optimizer: strides of axes of length 1 do not matter", "[train]") {
+  const auto weight = torch::ones({4, 3, 1, 1}).requires_grad_();  // of a 1x1 convolution
+  weight.mutable_grad() =
+      torch::arange(12.0f).as_strided({4, 3, 1, 1}, {3, 1, 3, 3});  // as channels-last has it
+  Optimizer optimizer({.lr = 0.5}, {{"weight", weight}});
+  optimizer.step({});
+  CHECK(weight.flatten()[0].item<float>() == 1);  // no gradient
+  CHECK(weight.flatten()[11].item<float>() == Approx(0.5));
+}
+
 TEST_CASE("optimizer: rules choose rates by name, the first match counts", "[train]") {
   auto parameters = parameters_of({"a.weight", "a.bias", "b.weight"});
   for (auto& item : parameters) item.tensor.detach().fill_(1.0);

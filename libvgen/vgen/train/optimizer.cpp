@@ -22,6 +22,14 @@ struct GroupRates {
   auto operator<=>(const GroupRates&) const = default;
 };
 
+// Strides of axes of length 1 say nothing.
+bool is_laid_out_alike(const at::Tensor& a, const at::Tensor& b) {
+  for (int64_t axis = 0; axis < a.dim(); ++axis) {
+    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) return false;
+  }
+  return a.sizes() == b.sizes();
+}
+
 GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor& parameter,
                     std::vector<bool>& is_rule_used) {
   for (size_t i = 0; i < config.rules.size(); ++i) {
@@ -77,7 +85,7 @@ void Optimizer::step(const Rates& rates, const std::optional<at::Tensor>& found_
       const at::Tensor& gradient = parameters_[i].grad();
       if (!gradient.defined()) continue;
       // The fused kernel walks the memory of all four alike.
-      TORCH_INTERNAL_ASSERT(gradient.strides() == parameters_[i].strides());
+      TORCH_INTERNAL_ASSERT(is_laid_out_alike(gradient, parameters_[i]));
       parameters.push_back(parameters_[i]);
       gradients.push_back(gradient);
       exp_avg.push_back(exp_avg_[i]);
