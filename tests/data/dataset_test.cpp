@@ -171,6 +171,23 @@ TEST_CASE("dataset: what is missing or empty is told with what is there", "[data
              Catch::Contains("layout 'tree': expected auto, classes or flat"));
 }
 
+TEST_CASE("dataset: single files in the order given", "[data]") {
+  const TempDir temp;
+  test::write_files(temp.path(), {{"b.png", "bb"}, {"sub/a.png", "aa"}});
+  const auto dataset = Dataset::of_files({temp / "sub/a.png", temp / "b.png", temp / "gone.png"});
+  REQUIRE(dataset.size() == 3);
+  CHECK(dataset.classes().empty());
+  CHECK(labels(dataset) == Labels{-1, -1, -1});
+  CHECK(dataset.where(1) == temp / "b.png");
+  CHECK(text(dataset.read(0)) == "aa");
+  CHECK(text(dataset.read(1)) == "bb");
+  CHECK_THAT(test::error_of([&] { dataset.read(2); }), Catch::Contains(temp / "gone.png"));
+  CHECK(test::error_of([] { Dataset::of_files({}); }) == "a dataset of no files");
+  CHECK(Dataset::is_tar_name("a.TAR"));
+  CHECK(Dataset::is_tar_name("a.tgz"));
+  CHECK_FALSE(Dataset::is_tar_name("tar.png"));
+}
+
 TEST_CASE("dataset: a class folder without images is an error", "[data]") {
   const TempDir temp;
   const Files files = {{"a/1.png", ""}, {"b/notes.txt", ""}, {"c/", ""}};

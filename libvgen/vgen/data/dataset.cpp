@@ -127,7 +127,7 @@ void check_config(const DatasetConfig& config) {
 }  // namespace
 
 struct Dataset::Impl {
-  std::string where;                        // path of the root, with the split of a folder
+  std::string where;  // path of the root, with the split of a folder; "": single files
   std::unique_ptr<detail::ByteSource> tar;  // none: a folder
   detail::Samples samples;
 
@@ -135,6 +135,10 @@ struct Dataset::Impl {
     require(index >= 0 && index < static_cast<int64_t>(samples.samples.size()),
             ErrorCode::kInvalidArgument, where, ": sample ", index, " of ", samples.samples.size());
     return samples.samples[static_cast<size_t>(index)];
+  }
+
+  std::string path_of(const detail::ListedFile& file) const {
+    return where.empty() ? file.path : str_cat(where, "/", file.path);
   }
 
   void open_folder(const DatasetConfig& config) {
@@ -175,7 +179,7 @@ Dataset Dataset::open(const DatasetConfig& config) {
   auto impl = std::make_unique<Impl>();
   if (fs::is_directory(config.path)) {
     impl->open_folder(config);
-  } else if (detail::is_compressed_tar(config.path) || to_lower(config.path).ends_with(".tar")) {
+  } else if (is_tar_name(config.path)) {
     impl->open_tar(config);
   } else {
     throw_error(ErrorCode::kInvalidArgument, config.path,
@@ -184,18 +188,33 @@ Dataset Dataset::open(const DatasetConfig& config) {
   return Dataset(std::move(impl));
 }
 
+Dataset Dataset::of_files(const std::vector<std::string>& paths) {
+  require(!paths.empty(), ErrorCode::kInvalidArgument, "a dataset of no files");
+  auto impl = std::make_unique<Impl>();
+  for (const std::string& path : paths) {
+    impl->samples.samples.push_back({.file = {.path = path}, .label = -1});
+  }
+  return Dataset(std::move(impl));
+}
+
+bool Dataset::is_tar_name(const std::string& path) {
+  return detail::is_compressed_tar(path) || to_lower(path).ends_with(".tar");
+}
+
 int64_t Dataset::size() const { return static_cast<int64_t>(impl_->samples.samples.size()); }
 const std::vector<std::string>& Dataset::classes() const { return impl_->samples.classes; }
 int64_t Dataset::label(int64_t index) const { return impl_->at(index).label; }
 std::string Dataset::name(int64_t index) const { return impl_->at(index).file.path; }
 std::string Dataset::where(int64_t index) const {
-  return str_cat(impl_->where, "/", printable(impl_->at(index).file.path, 200));
+  const std::string& path = impl_->at(index).file.path;
+  if (impl_->where.empty()) return path;  // what the user named, not what a tar did
+  return str_cat(impl_->where, "/", printable(path, 200));
 }
 
 std::vector<std::byte> Dataset::read(int64_t index) const {
   const detail::ListedFile& file = impl_->at(index).file;
   if (!impl_->tar) {
-    return detail::read_whole_file(str_cat(impl_->where, "/", file.path), kMaxFileSize);
+    return detail::read_whole_file(impl_->path_of(file), kMaxFileSize);
   }
   try {
     require(file.size <= kMaxFileSize, ErrorCode::kDataCorrupt, "holds ", format_bytes(file.size),

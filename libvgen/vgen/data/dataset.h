@@ -52,6 +52,11 @@ class Dataset {
   /// Error(kDataCorrupt) for a damaged tar, Error(kInvalidArgument) for a dataset without images or
   /// a class folder without images.
   static Dataset open(const DatasetConfig& config);
+  /// Single files in this order, flat and without labels. Whether they can be read, and are images,
+  /// shows when they are. Throws Error(kInvalidArgument) for none.
+  static Dataset of_files(const std::vector<std::string>& paths);
+  /// Whether open() takes a path for a tar: by its name.
+  static bool is_tar_name(const std::string& path);
 
   Dataset(Dataset&&) noexcept;
   Dataset& operator=(Dataset&&) noexcept;

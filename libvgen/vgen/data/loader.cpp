@@ -61,12 +61,13 @@ void check_configs(const DataConfig& config, const LoaderOptions& options) {
 }  // namespace
 
 struct Loader::Impl {
-  Impl(const DataConfig& data_config, const LoaderOptions& loader_options, bool training)
+  Impl(const DataConfig& data_config, const LoaderOptions& loader_options, bool training,
+       Dataset opened)
       : config(data_config),
         options(loader_options),
         is_training(training),
         source(training ? config.train : config.val),
-        dataset(Dataset::open(source)),
+        dataset(std::move(opened)),
         sampler(sampler_config()),
         cache(dataset.size(), config.cache_mb << 20) {
     require(!is_training || options.batch_size <= sampler.samples_per_epoch(),
@@ -191,12 +192,18 @@ Loader::~Loader() = default;
 
 Loader Loader::for_training(const DataConfig& config, const LoaderOptions& options) {
   check_configs(config, options);
-  return Loader(std::make_unique<Impl>(config, options, true));
+  return Loader(std::make_unique<Impl>(config, options, true, Dataset::open(config.train)));
 }
 
 Loader Loader::for_validation(const DataConfig& config, const LoaderOptions& options) {
   check_configs(config, options);
-  return Loader(std::make_unique<Impl>(config, options, false));
+  return Loader(std::make_unique<Impl>(config, options, false, Dataset::open(config.val)));
+}
+
+Loader Loader::for_validation(const DataConfig& config, const LoaderOptions& options,
+                              Dataset dataset) {
+  check_configs(config, options);
+  return Loader(std::make_unique<Impl>(config, options, false, std::move(dataset)));
 }
 
 ImageBatch Loader::next() {

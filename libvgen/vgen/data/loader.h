@@ -96,6 +96,9 @@ class Loader {
   /// Validation: in order, nothing random, every image exactly once per pass (ranks may differ by
   /// one image; the last batch may be short). Opens config.val.
   static Loader for_validation(const DataConfig& config, const LoaderOptions& options);
+  /// The same over a dataset that is open already; config.val.path only names it in messages.
+  static Loader for_validation(const DataConfig& config, const LoaderOptions& options,
+                               Dataset dataset);
 
   Loader(Loader&&) noexcept;
   Loader& operator=(Loader&&) noexcept;
