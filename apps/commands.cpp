@@ -7,6 +7,7 @@ void add_commands(CLI::App& app) {
   add_reconstruct(app);
   add_inspect(app);
   add_convert(app);
+  add_data(app);
   add_doctor(app);
   add_completion(app);
 }

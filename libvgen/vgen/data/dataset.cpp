@@ -1,99 +1,21 @@
 #include "vgen/data/dataset.h"
 
-#include <cstdlib>
 #include <filesystem>
 
 #include "vgen/core/error.h"
-#include "vgen/core/log.h"
 #include "vgen/data/detail/archive.h"
 #include "vgen/data/detail/file_list.h"
+#include "vgen/data/detail/index_cache.h"
 #include "vgen/data/detail/organise.h"
+#include "vgen/io/json.h"
 
 namespace vgen::data {
 namespace {
 
 namespace fs = std::filesystem;
 using detail::FileList;
-using detail::FileStamp;
 
 constexpr uint64_t kMaxFileSize = uint64_t{1} << 30;  // of one image
-
-/// Below this many files listing them again is as fast as reading the cached list.
-constexpr size_t kMinFilesToCache = 4096;
-
-std::string file_name(const std::string& path) {
-  return fs::path(path).lexically_normal().filename().string();
-}
-
-/// Different paths with one base name must not share a cache file.
-std::string cache_name(const std::string& path, const FileStamp& stamp) {
-  const std::string key =
-      str_cat(fs::absolute(path).lexically_normal().string(), "|", stamp.size, "|", stamp.mtime_ns);
-  return str_cat(file_name(path), ".", detail::hash_bytes(key));
-}
-
-/// $XDG_CACHE_HOME/vgen or ~/.cache/vgen; "" when there is no home.
-std::string default_cache_folder() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache) {
-    return str_cat(cache, "/vgen");
-  }
-  if (const char* home = std::getenv("HOME"); home && *home) return str_cat(home, "/.cache/vgen");
-  return "";
-}
-
-/// Where the list of files of `path` may be cached, best place first.
-std::vector<std::string> cache_places(const std::string& path, const std::string& index_cache) {
-  if (index_cache == "off") return {};
-  const std::string name = cache_name(path, {}) + ".vgen-index";
-  if (index_cache != "auto") return {str_cat(index_cache, "/", name)};
-  std::vector<std::string> places = {fs::path(path).lexically_normal().string() + ".vgen-index"};
-  if (path.ends_with('/')) places[0] = str_cat(path.substr(0, path.size() - 1), ".vgen-index");
-  const std::string folder = default_cache_folder();
-  if (!folder.empty()) places.push_back(str_cat(folder, "/", name));
-  return places;
-}
-
-void save_to_first(const FileList& list, const std::vector<std::string>& places,
-                   const FileStamp& stamp) {
-  std::string reason;
-  for (const std::string& place : places) {
-    try {
-      std::error_code ignored;  // the write below reports a missing folder
-      fs::create_directories(fs::path(place).parent_path(), ignored);
-      detail::save_file_list(list, place, stamp);
-      log_debug("index cached in ", place);
-      return;
-    } catch (const Error& error) {
-      reason = error.what();
-    }
-  }
-  if (!places.empty()) log_warning("the index is not cached and will be built again: ", reason);
-}
-
-template <class Build>
-FileList cached_list(const std::string& path, const DatasetConfig& config, const FileStamp& stamp,
-                     const std::string& folder_root, Build build) {
-  const auto places = cache_places(path, config.index_cache);
-  for (const std::string& place : places) {
-    if (auto list = detail::load_file_list(place, stamp, folder_root)) return std::move(*list);
-  }
-  FileList list = build();
-  // An index folder that was named is always used; "auto" leaves small datasets alone.
-  if (list.files.size() >= kMinFilesToCache || config.index_cache != "auto") {
-    save_to_first(list, places, stamp);
-  }
-  return list;
-}
-
-/// Path that a decompressed tar gets when it is too large for memory.
-std::string unpacked_path(const DatasetConfig& config) {
-  const bool has_place = config.index_cache != "auto" && config.index_cache != "off";
-  std::string folder = has_place ? config.index_cache : default_cache_folder();
-  if (folder.empty()) folder = ".";
-  std::error_code ignored;  // the write reports a missing folder
-  fs::create_directories(folder, ignored);
-  return str_cat(folder, "/", cache_name(config.path, detail::stamp_of(config.path)), ".tar");
-}
 
 std::string names_in(const std::string& folder) {
   std::vector<std::string> names;
@@ -130,6 +52,9 @@ struct Dataset::Impl {
   std::string where;  // path of the root, with the split of a folder; "": single files
   std::unique_ptr<detail::ByteSource> tar;  // none: a folder
   detail::Samples samples;
+  int64_t ignored = 0;      // files that are no images
+  std::string index_place;  // "" = the index is not cached
+  bool must_refresh = false;
 
   const detail::Sample& at(int64_t index) const {
     require(index >= 0 && index < static_cast<int64_t>(samples.samples.size()),
@@ -151,21 +76,36 @@ struct Dataset::Impl {
               " holds ", names_in(root));
     }
     const auto list = [&] { return detail::list_folder(where); };
-    samples = detail::organise(cached_list(where, config, {}, where, list), config, false, where);
+    take(detail::cached_list(where, config, {}, where, must_refresh, list), config, false);
   }
 
   void open_tar(const DatasetConfig& config) {
     where = config.path;
     const auto list = [&] { return detail::list_tar(*tar, where); };
-    FileList files;
+    detail::CachedList files;
     if (detail::is_compressed_tar(config.path)) {
-      tar = detail::open_compressed(config.path, unpacked_path(config));
-      files = list();
+      tar = detail::open_compressed(config.path, detail::unpacked_path(config));
+      files.list = list();
     } else {
       tar = detail::open_file_source(config.path);
-      files = cached_list(where, config, detail::stamp_of(config.path), "", list);
+      files =
+          detail::cached_list(where, config, detail::stamp_of(config.path), "", must_refresh, list);
     }
-    samples = detail::organise(std::move(files), config, true, where);
+    take(std::move(files), config, true);
+  }
+
+  void take(detail::CachedList files, const DatasetConfig& config, bool is_tar) {
+    ignored = files.list.ignored;
+    index_place = files.place;
+    samples = detail::organise(std::move(files.list), config, is_tar, where);
+  }
+
+  void open(const DatasetConfig& config) {
+    check_config(config);
+    if (fs::is_directory(config.path)) return open_folder(config);
+    require(is_tar_name(config.path), ErrorCode::kInvalidArgument, config.path,
+            ": is a file, but not named .tar or .tar.gz; expected a folder of images or a tar");
+    open_tar(config);
   }
 };
 
@@ -175,16 +115,8 @@ Dataset& Dataset::operator=(Dataset&&) noexcept = default;
 Dataset::~Dataset() = default;
 
 Dataset Dataset::open(const DatasetConfig& config) {
-  check_config(config);
   auto impl = std::make_unique<Impl>();
-  if (fs::is_directory(config.path)) {
-    impl->open_folder(config);
-  } else if (is_tar_name(config.path)) {
-    impl->open_tar(config);
-  } else {
-    throw_error(ErrorCode::kInvalidArgument, config.path,
-                ": is a file, but not named .tar or .tar.gz; expected a folder of images or a tar");
-  }
+  impl->open(config);
   return Dataset(std::move(impl));
 }
 
@@ -199,6 +131,34 @@ Dataset Dataset::of_files(const std::vector<std::string>& paths) {
 
 bool Dataset::is_tar_name(const std::string& path) {
   return detail::is_compressed_tar(path) || to_lower(path).ends_with(".tar");
+}
+
+IndexReport refresh_index(const DatasetConfig& config) {
+  Dataset::Impl impl;
+  impl.must_refresh = true;
+  impl.open(config);
+  return {.images = static_cast<int64_t>(impl.samples.samples.size()),
+          .classes = static_cast<int64_t>(impl.samples.classes.size()),
+          .ignored = impl.ignored,
+          .place = impl.index_place};
+}
+
+std::string format_report(const IndexReport& report, const std::string& path) {
+  const auto count = [](int64_t n) { return format_count(static_cast<uint64_t>(n)); };
+  return str_cat(path, "\n", "images   ", count(report.images), "\n", "classes  ",
+                 count(report.classes), "\n", "ignored  ", count(report.ignored), " other files\n",
+                 "index    ",
+                 report.place.empty() ? "not cached: listed at every open" : report.place, "\n");
+}
+
+std::string report_json(const IndexReport& report, const std::string& path) {
+  io::Json json = io::Json::object();
+  json.set("path", io::Json::string(path));
+  json.set("images", io::Json::number(report.images));
+  json.set("classes", io::Json::number(report.classes));
+  json.set("ignored", io::Json::number(report.ignored));
+  json.set("index", report.place.empty() ? io::Json::null() : io::Json::string(report.place));
+  return io::dump_json(json, 2) + "\n";
 }
 
 int64_t Dataset::size() const { return static_cast<int64_t>(impl_->samples.samples.size()); }

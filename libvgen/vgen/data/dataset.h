@@ -13,9 +13,9 @@
 // are ordered by class, then folder, then file name; a folder is walked recursively, links are
 // followed, names that begin with a dot are left out. Other files than images are ignored.
 //
-// The index of a large dataset is built once and cached, beside the data as `<path>.vgen-index`
-// (a folder: `<path>/.vgen-index`), or in ~/.cache/vgen where that cannot be written. It counts
-// only while size and modification time of the tar, or of every folder, are unchanged.
+// The index of a large dataset is built once and cached, beside the data as `<path>.vgen-index`, or
+// in ~/.cache/vgen where that cannot be written. It counts only while size and modification time of
+// the tar, or of every folder, are unchanged.
 
 #include <cstddef>
 #include <cstdint>
@@ -71,9 +71,25 @@ class Dataset {
   std::vector<std::byte> read(int64_t index) const;
 
  private:
+  friend struct IndexReport refresh_index(const DatasetConfig& config);
   struct Impl;
   explicit Dataset(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+struct IndexReport {
+  int64_t images = 0;
+  int64_t classes = 0;     ///< 0: flat, without labels
+  int64_t ignored = 0;     ///< files that are no images, hidden ones too
+  std::string place = {};  ///< the file that holds the index, "" = it could not be cached
+};
+
+/// `vgen data index`: lists the dataset anew and caches the index, whatever its size. A compressed
+/// tar that fits into memory has none: it is listed at every open. Throws like Dataset::open.
+IndexReport refresh_index(const DatasetConfig& config);
+
+/// A table, and one JSON object {"path", "images", "classes", "ignored", "index"}.
+std::string format_report(const IndexReport& report, const std::string& path);
+std::string report_json(const IndexReport& report, const std::string& path);
 
 }  // namespace vgen::data

@@ -1,5 +1,6 @@
 #include "vgen/data/image.h"
 
+#include <algorithm>
 #include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
 
@@ -61,6 +62,12 @@ Image decode_image(std::span<const std::byte> file, int64_t max_pixels) {
   require(file.size() <= size_t{1} << 30, ErrorCode::kDataCorrupt, info.format, " file of ",
           format_bytes(file.size()), ": at most 1 GiB is read");
   return decode_with_opencv(file, info.format);
+}
+
+void check_min_side(const Image& image, int64_t min_side) {
+  require(std::min(image.width, image.height) >= min_side, ErrorCode::kDataCorrupt, "image of ",
+          image.width, " x ", image.height, " is too small: expected at least ", min_side,
+          " pixels a side (min_side)");
 }
 
 std::vector<std::byte> encode_png(const Image& image) {

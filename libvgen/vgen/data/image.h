@@ -44,6 +44,9 @@ ImageInfo probe_image(std::span<const std::byte> file);
 /// `max_pixels` pixels. A JPEG with damaged entropy data but all its blocks is accepted, as by PIL.
 Image decode_image(std::span<const std::byte> file, int64_t max_pixels = kMaxPixels);
 
+/// Throws Error(kDataCorrupt) when the shorter side has less than `min_side` pixels.
+void check_min_side(const Image& image, int64_t min_side);
+
 /// PNG, RGB, 8 bit. Throws Error(kInvalidArgument) for an empty image.
 std::vector<std::byte> encode_png(const Image& image);
 

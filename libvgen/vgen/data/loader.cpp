@@ -93,9 +93,7 @@ struct Loader::Impl {
     const std::vector<std::byte> file = dataset.read(index);
     try {
       auto image = std::make_shared<const Image>(decode_image(file, config.max_pixels));
-      require(std::min(image->width, image->height) >= config.min_side, ErrorCode::kDataCorrupt,
-              "image of ", image->width, " x ", image->height, " is too small: expected at least ",
-              config.min_side, " pixels a side (min_side)");
+      check_min_side(*image, config.min_side);
       cache.keep(index, image);
       return image;
     } catch (Error& error) {
