@@ -139,6 +139,7 @@ void add_bench(CLI::App* data) {
   command->add_option("--image-size", config.image_size, "Side of the crop")->capture_default_str();
   command->add_option("--transform", config.transform, "random_crop, center_crop, var")
       ->capture_default_str();
+  command->add_flag("--decode-scale", config.decode_scale, "Let JPEGs be shrunk while decoding");
   command->add_option("--seconds", options->config.seconds, "Measured time")->capture_default_str();
   add_workers(command, config.workers);
   command->add_flag("--json", options->is_json, "Machine-readable");

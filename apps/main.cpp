@@ -2,6 +2,7 @@
 // 0 all was done; 2 a wrong command line; 1 any other error, told in one line on stderr.
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 
@@ -11,6 +12,7 @@
 
 int main(int argc, char** argv) {
   vgen::keep_freed_memory();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit becomes an error with the path, not a death
   CLI::App app("Train and serve autoregressive image generators: VQGAN, LlamaGen, VAR.", "vgen");
   app.set_version_flag("--version", VGEN_VERSION);
   app.require_subcommand(1);

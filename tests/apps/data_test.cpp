@@ -37,6 +37,7 @@ TEST_CASE("vgen data: synth, stats, verify and index work on each other's files"
 TEST_CASE("vgen data: errors are one line", "[apps]") {
   const test::TempDir temp;
   std::filesystem::create_directories(temp / "empty");
+  std::filesystem::create_directories(temp / "set/a");
   test::write_file(temp / "set/a/1.png", "x");
   std::filesystem::create_directories(temp / "set/b");
   CHECK_THAT(test::vgen_error({"data", "stats", temp / "empty"}),
@@ -52,4 +53,20 @@ TEST_CASE("vgen data: errors are one line", "[apps]") {
   CHECK_THAT(test::vgen_error({"data", "synth", temp / "set"}), Catch::Contains("exists already"));
   CHECK(test::run_vgen({"data"}).exit_code == 2);
   CHECK(test::run_vgen({"data", "synth"}).exit_code == 2);
+}
+
+TEST_CASE("vgen data: a synth that hits a file-size limit leaves nothing behind", "[apps]") {
+  for (const std::string layout : {"folder", "tar", "shards"}) {
+    const test::TempDir temp;
+    const std::string out = temp / (layout == "tar" ? "set.tar" : "set");
+    const auto result =
+        test::run_process("bash", {"-c", "ulimit -f 20; exec \"$@\"", "bash",
+                                   test::vgen_executable(), "data", "synth", out, "--layout",
+                                   layout, "--count", "20", "--size", "256", "--format", "png"});
+    INFO(result.err);
+    CHECK(result.exit_code == 1);
+    CHECK_THAT(result.err, Catch::Contains("vgen: error: ") && Catch::Contains("set") &&
+                               Catch::Contains("File too large"));
+    CHECK(std::filesystem::is_empty(temp.path()));
+  }
 }

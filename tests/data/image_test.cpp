@@ -1,6 +1,7 @@
 #include "vgen/data/image.h"
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -91,7 +92,7 @@ TEST_CASE("image: the format comes from the content", "[data]") {
 
 TEST_CASE("image: of 16-bit grey the high byte is kept", "[data]") {
   const Image image = decode(std::string("P5\n2 1\n65535\n\x12\x34\xff\x00", 17));
-  CHECK(image.rgb == std::vector<uint8_t>{0x12, 0x12, 0x12, 0xff, 0xff, 0xff});
+  CHECK(image.rgb == Pixels{0x12, 0x12, 0x12, 0xff, 0xff, 0xff});
 }
 
 TEST_CASE("image: what is no image is told with its first bytes", "[data]") {
@@ -161,6 +162,30 @@ TEST_CASE("image: PNG keeps every pixel, JPEG nearly", "[data]") {
   CHECK(jpeg.height == 31);
   CHECK_THAT(test::error_of([] { encode_png({}); }), Catch::Contains("at least 1 x 1"));
   CHECK_THAT(test::error_of([&] { encode_jpeg(image, 0); }), Catch::Contains("expected 1 to 100"));
+}
+
+TEST_CASE("image: a JPEG may be shrunk while it is decoded, never below what is needed", "[data]") {
+  const std::string photo = test::read_file(test::project_path("data/photos/coffee/coffee.jpg"));
+  const auto size_for = [&](int64_t needed) {
+    const Image image = decode_image(as_bytes(photo), kMaxPixels, needed);
+    CHECK(image.rgb.size() == static_cast<size_t>(image.width * image.height * 3));
+    return std::pair{image.width, image.height};
+  };
+  CHECK(size_for(0) == std::pair<int64_t, int64_t>{600, 400});
+  CHECK(size_for(201) == std::pair<int64_t, int64_t>{600, 400});
+  CHECK(size_for(200) == std::pair<int64_t, int64_t>{300, 200});
+  CHECK(size_for(100) == std::pair<int64_t, int64_t>{150, 100});
+  CHECK(size_for(1) == std::pair<int64_t, int64_t>{75, 50});
+  CHECK(size_for(1000) == std::pair<int64_t, int64_t>{600, 400});
+  // Nearly the picture that box halving gives.
+  const Image shrunk = decode_image(as_bytes(photo), kMaxPixels, 200);
+  const Image halved = resize(decode_image(as_bytes(photo)), 300, 200, Filter::kBox);
+  int64_t difference = 0;
+  for (size_t i = 0; i < halved.rgb.size(); ++i) {
+    difference += std::abs(int{shrunk.rgb[i]} - int{halved.rgb[i]});
+  }
+  CHECK(difference / static_cast<double>(halved.rgb.size()) < 2);
+  CHECK(decode_image(as_bytes(small_file("png_named.jpg")), kMaxPixels, 4).width == 41);
 }
 
 TEST_CASE("image: extensions of images", "[data]") {

@@ -142,6 +142,60 @@ TEST_CASE("loader: resume in the middle of an epoch continues to the same batche
              Catch::Contains("cannot continue at sample 23 of epoch 0: an epoch has 22 samples"));
 }
 
+TEST_CASE("loader: the nested ILSVRC tar and class folders give the same batches, resumed too",
+          "[data]") {
+  // ImageNet has grey, CMYK and PNG files that are named .JPEG.
+  const TempDir temp;
+  test::Files folders, inner;
+  const std::vector<std::vector<std::string>> classes = {
+      {"cmyk.jpg", "grey.jpg", "exif_rotated.jpg", "progressive.jpg", "rgb_420.jpg"},
+      {"png_named.jpg", "alpha.png", "palette_transparent.png", "lossy.webp", "grey_alpha.png"}};
+  for (size_t c = 0; c < classes.size(); ++c) {
+    test::Files members;
+    for (const std::string& file : classes[c]) {
+      const std::string name = str_cat("n0", c, "_", members.size(), ".JPEG");
+      members.emplace_back(name, test::read_file(test::golden("pil_photos/" + file)));
+      folders.emplace_back(str_cat("n0", c, "/", name), members.back().second);
+    }
+    inner.insert(inner.begin(), {str_cat("n0", c, ".tar"), test::tar_bytes(members)});
+  }
+  test::write_files(temp / "train", folders);
+  test::write_file(temp / "train.tar", test::tar_bytes(inner));
+  DataConfig tar_config = config_of(temp / "train.tar");
+  tar_config.on_broken = "fail";
+  const LoaderOptions options{.batch_size = 4, .seed = 6};
+  Loader folder = Loader::for_training(config_of(temp / "train"), options);
+  Loader tar = Loader::for_training(tar_config, options);
+  for (int b = 0; b < 5; ++b) {  // the second epoch is left in its middle
+    CHECK(same(tar.next(), folder.next()));
+    Loader resumed = Loader::for_training(tar_config, options);
+    resumed.seek(tar.position());
+    tar.seek(tar.position());  // also within one loader
+    CHECK(same(resumed.next(), tar.next()));
+    folder.next();
+  }
+}
+
+TEST_CASE("loader: the flat ILSVRC validation tar with a list of labels", "[data]") {
+  const TempDir temp;
+  test::Files files;
+  std::string list;
+  for (int i = 1; i <= 5; ++i) {
+    const std::string name = str_cat("ILSVRC2012_val_0000000", i, ".JPEG");
+    files.insert(files.begin(), {name, test::jpeg_bytes(test::make_picture(12, 10, i))});
+    list += str_cat(name, " n0", i % 2 ? 7 : 3, "\n");
+  }
+  test::write_file(temp / "val.tar", test::tar_bytes(files));
+  test::write_file(temp / "val.txt", list);
+  DataConfig config = config_of(temp / "val.tar");
+  config.val.labels = temp / "val.txt";
+  Loader loader = Loader::for_validation(config, {.batch_size = 5});
+  const auto batch = loader.next_in_pass();
+  REQUIRE(batch);
+  CHECK(loader.num_classes() == 2);
+  CHECK(torch::equal(batch->label_B, torch::tensor({1, 0, 1, 0, 1}, torch::kLong)));
+}
+
 TEST_CASE("loader: ranks share the order", "[data]") {
   const TempDir temp;
   test::write_files(temp.path(), test::class_folders(1, 9));
@@ -313,6 +367,21 @@ TEST_CASE("loader: a cache of decoded images changes nothing but reads", "[data]
   std::filesystem::remove_all(temp / "set");
   for (int i = 0; i < 8; ++i) CHECK(cached.next().index.size() == 4);
   CHECK(cached.stats().broken == 0);
+}
+
+TEST_CASE("loader: decode_scale gives nearly the same batches", "[data]") {
+  DataConfig config = config_of(test::project_path("data/photos"));
+  config.image_size = 64;
+  Loader exact = Loader::for_training(config, {.batch_size = 8});
+  config.decode_scale = true;
+  config.min_side = 300;  // of the file, not of what is decoded
+  config.on_broken = "fail";
+  Loader scaled = Loader::for_training(config, {.batch_size = 8});
+  const ImageBatch a = exact.next(), b = scaled.next();
+  CHECK(a.index == b.index);
+  const double difference = (a.image_B3HW - b.image_B3HW).abs().mean().item<double>();
+  CHECK(difference > 0);
+  CHECK(difference < 0.1);
 }
 
 TEST_CASE("loader: early destruction, moves and seeks do not hang", "[data]") {

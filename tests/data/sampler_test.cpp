@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <fstream>
 #include <set>
+#include <sstream>
 
 #include "support/support.h"
 #include "vgen/core/random.h"
@@ -31,6 +33,25 @@ TEST_CASE("sampler: shards as DistributedSampler does", "[data]") {
     config.tail = ShardTail::kKeep;
     CHECK(order(config) == kept[config.rank]);
   }
+}
+
+TEST_CASE("sampler: every case of DistributedSampler's golden lists", "[data][golden]") {
+  std::ifstream cases(test::golden("sampler/cases.txt"));
+  std::string line;
+  int count = 0;
+  while (std::getline(cases, line)) {
+    INFO(line);
+    std::istringstream words(line);
+    SamplerConfig config{.shuffle = false};
+    std::string tail;
+    words >> config.size >> config.world_size >> config.rank >> tail;
+    config.tail = tail == "pad" ? ShardTail::kPad : ShardTail::kDrop;
+    Order expected;
+    for (int64_t index = 0; words >> index;) expected.push_back(index);
+    CHECK(order(config) == expected);
+    ++count;
+  }
+  CHECK(count == 255);
 }
 
 TEST_CASE("sampler: padding goes round a dataset that is smaller than the ranks", "[data]") {

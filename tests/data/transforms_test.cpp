@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "data/data_support.h"
@@ -70,21 +71,43 @@ TEST_CASE("transforms: a crop of a resized image is the same as cropping all of 
 }
 
 TEST_CASE("transforms: the kernels of every instruction set give the same bits", "[data]") {
-  const auto& plain = detail::resample_kernels(/*portable_only=*/true);
-  const auto& fast = detail::resample_kernels();
+  const auto& all = detail::supported_resample_kernels();
+  REQUIRE(all.size() >= 1);
   Rng rng(2, Purpose::kTest);
-  for (const int64_t count : {1, 5, 8, 15, 16, 17, 48, 63, 200}) {
-    const int64_t taps = 7, stride = count + 3;
-    std::vector<uint8_t> in(static_cast<size_t>(taps * stride));
-    for (auto& value : in) value = static_cast<uint8_t>(rng.below(256));
-    std::vector<int32_t> weights;
-    for (int64_t j = 0; j < taps; ++j) {
-      weights.push_back(static_cast<int32_t>(rng.between(-(1 << 20), 1 << 21)));
+  for (const int64_t count : {1, 5, 8, 15, 16, 17, 48, 63, 64, 65, 200}) {
+    for (int64_t taps = 1; taps <= 9; ++taps) {
+      const int64_t stride = count + 3;
+      std::vector<uint8_t> in(static_cast<size_t>(taps * stride));
+      for (auto& value : in) value = static_cast<uint8_t>(rng.below(256));
+      std::vector<int32_t> weights;
+      for (int64_t j = 0; j < taps; ++j) {
+        weights.push_back(static_cast<int32_t>(rng.between(-8'000'000, 8'000'000) / taps));
+      }
+      std::vector<uint8_t> expected(static_cast<size_t>(count));
+      all[0].weighted_sum(in.data(), stride, weights.data(), taps, expected.data(), count);
+      for (const auto& kernels : all) {
+        INFO(kernels.name << ", " << taps << " taps, " << count << " sums");
+        std::vector<uint8_t> sums(static_cast<size_t>(count));
+        kernels.weighted_sum(in.data(), stride, weights.data(), taps, sums.data(), count);
+        CHECK(sums == expected);
+      }
     }
-    std::vector<uint8_t> a(static_cast<size_t>(count)), b(a);
-    plain.weighted_sum(in.data(), stride, weights.data(), taps, a.data(), count);
-    fast.weighted_sum(in.data(), stride, weights.data(), taps, b.data(), count);
-    CHECK(a == b);
+  }
+}
+
+TEST_CASE("transforms: weights of the filters stay in the range of the kernels", "[data]") {
+  // A white image stays white and a black one black, however small: the weights sum to one and
+  // none of them is cut.
+  for (const Filter filter : {Filter::kBox, Filter::kBicubic, Filter::kLanczos}) {
+    for (int64_t from = 1; from <= 9; ++from) {
+      for (int64_t to = 1; to <= 24; ++to) {
+        const Image white{.width = from,
+                          .height = from,
+                          .rgb = Pixels(static_cast<size_t>(from * from * 3), 255)};
+        const Image large = resize(white, to, to, filter);
+        CHECK(std::all_of(large.rgb.begin(), large.rgb.end(), [](uint8_t v) { return v == 255; }));
+      }
+    }
   }
 }
 

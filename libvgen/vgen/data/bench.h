@@ -20,6 +20,7 @@ struct LoaderBenchReport {
   int64_t images = 0;  ///< handed out in the measured time
   double seconds = 0;
   double images_per_second = 0;
+  double cpu_ms_per_image = 0;  ///< of all threads: what is left when other programs take turns
   int64_t workers = 0;
   int64_t batch_size = 0;
   int64_t broken = 0;  ///< skipped

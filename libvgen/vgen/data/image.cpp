@@ -55,19 +55,18 @@ void check_pixels(int64_t width, int64_t height, int64_t max_pixels) {
 }
 }  // namespace detail
 
-Image decode_image(std::span<const std::byte> file, int64_t max_pixels) {
+Image decode_image(std::span<const std::byte> file, int64_t max_pixels, int64_t needed_side) {
   const ImageInfo info = probe_image(file);
   detail::check_pixels(info.width, info.height, max_pixels);
-  if (info.format == "jpeg") return detail::decode_jpeg(file, max_pixels);
+  if (info.format == "jpeg") return detail::decode_jpeg(file, max_pixels, needed_side);
   require(file.size() <= size_t{1} << 30, ErrorCode::kDataCorrupt, info.format, " file of ",
           format_bytes(file.size()), ": at most 1 GiB is read");
   return decode_with_opencv(file, info.format);
 }
 
-void check_min_side(const Image& image, int64_t min_side) {
-  require(std::min(image.width, image.height) >= min_side, ErrorCode::kDataCorrupt, "image of ",
-          image.width, " x ", image.height, " is too small: expected at least ", min_side,
-          " pixels a side (min_side)");
+void check_min_side(int64_t width, int64_t height, int64_t min_side) {
+  require(std::min(width, height) >= min_side, ErrorCode::kDataCorrupt, "image of ", width, " x ",
+          height, " is too small: expected at least ", min_side, " pixels a side (min_side)");
 }
 
 std::vector<std::byte> encode_png(const Image& image) {

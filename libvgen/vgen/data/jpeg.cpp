@@ -98,6 +98,20 @@ class JpegDecoder {
   int64_t height() const { return decoder_.image_height; }
   bool is_cmyk() const { return decoder_.num_components == 4; }
 
+  /// Shrinks by 8, 4 or 2 (in the cosine domain) while both sides keep `needed_side` pixels.
+  void shrink(int64_t needed_side) {
+    if (setjmp(errors_.jump)) fail();
+    for (const unsigned denominator : {8u, 4u, 2u, 1u}) {
+      decoder_.scale_num = 1;
+      decoder_.scale_denom = denominator;
+      jpeg_calc_output_dimensions(&decoder_);
+      if (decoder_.output_width >= needed_side && decoder_.output_height >= needed_side) break;
+    }
+  }
+
+  int64_t output_width() const { return decoder_.output_width; }
+  int64_t output_height() const { return decoder_.output_height; }
+
   /// `out`: height rows of width pixels of 3 bytes, 4 for CMYK.
   void read_pixels(uint8_t* out) {
     if (setjmp(errors_.jump)) fail();
@@ -129,7 +143,7 @@ class JpegDecoder {
 };
 
 /// PIL reads CMYK JPEGs as inverted (Adobe's habit) and converts with R = K' - C K' / 255, rounded.
-void cmyk_to_rgb(const std::vector<uint8_t>& cmyk, std::vector<uint8_t>& rgb) {
+void cmyk_to_rgb(const Pixels& cmyk, Pixels& rgb) {
   for (size_t i = 0, o = 0; i < cmyk.size(); i += 4, o += 3) {
     const int black = cmyk[i + 3];
     for (size_t c = 0; c < 3; ++c) {
@@ -179,15 +193,20 @@ struct JpegEncoder {
 
 }  // namespace
 
-Image decode_jpeg(std::span<const std::byte> file, int64_t max_pixels) {
+Image decode_jpeg(std::span<const std::byte> file, int64_t max_pixels, int64_t needed_side) {
   JpegDecoder decoder(file);
   decoder.read_header();
   check_pixels(decoder.width(), decoder.height(), max_pixels);
   Image image{.width = decoder.width(), .height = decoder.height(), .rgb = {}};
+  if (needed_side > 0) {
+    decoder.shrink(needed_side);
+    image.width = decoder.output_width();
+    image.height = decoder.output_height();
+  }
   const size_t pixels = static_cast<size_t>(image.width) * static_cast<size_t>(image.height);
   image.rgb.resize(pixels * 3);
   if (decoder.is_cmyk()) {
-    std::vector<uint8_t> cmyk(pixels * 4);
+    Pixels cmyk(pixels * 4);
     decoder.read_pixels(cmyk.data());
     cmyk_to_rgb(cmyk, image.rgb);
   } else {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <mutex>
 #include <unordered_set>
 
@@ -88,12 +89,23 @@ struct Loader::Impl {
             .tail = tail};
   }
 
+  /// The longest shorter side that a transform resizes to.
+  int64_t largest_target() const {
+    const auto size = static_cast<double>(config.image_size);
+    const std::string& transform = is_training ? config.transform : config.val_transform;
+    if (transform == "random_crop")
+      return static_cast<int64_t>(std::ceil(size / config.min_crop_frac));
+    return transform == "var" ? static_cast<int64_t>(std::ceil(size * 1.125)) : config.image_size;
+  }
+
   std::shared_ptr<const Image> decoded(int64_t index) {
     if (auto image = cache.find(index)) return image;
     const std::vector<std::byte> file = dataset.read(index);
     try {
-      auto image = std::make_shared<const Image>(decode_image(file, config.max_pixels));
-      check_min_side(*image, config.min_side);
+      const ImageInfo info = probe_image(file);
+      check_min_side(info.width, info.height, config.min_side);
+      auto image = std::make_shared<const Image>(
+          decode_image(file, config.max_pixels, config.decode_scale ? largest_target() : 0));
       cache.keep(index, image);
       return image;
     } catch (Error& error) {

@@ -37,6 +37,7 @@ struct DataConfig {  // YAML section `data:`
   int64_t max_pixels = 178'956'970;  ///< images with more pixels count as broken
   std::string on_broken = "skip";    ///< skip, fail
   std::string shard_tail = "pad";    ///< training samples that the ranks do not divide: pad, drop
+  bool decode_scale = false;         ///< JPEGs may be shrunk while decoding: fast, not bit-exact
   int64_t workers = 2;               ///< decoding threads
   int64_t prefetch_batches = 2;      ///< batches that are ready or in work ahead of the consumer
   int64_t cache_mb = 0;              ///< decoded images kept in memory, MiB
@@ -55,6 +56,7 @@ void visit_fields(Visitor& v, DataConfig& c) {
   v("max_pixels", c.max_pixels, at_least(1));
   v("on_broken", c.on_broken, one_of({"skip", "fail"}));
   v("shard_tail", c.shard_tail, one_of({"pad", "drop"}));
+  v("decode_scale", c.decode_scale);
   v("workers", c.workers, between(1, 1024));
   v("prefetch_batches", c.prefetch_batches, between(1, 1024));
   v("cache_mb", c.cache_mb, at_least(0));

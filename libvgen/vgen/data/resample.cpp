@@ -100,9 +100,9 @@ Image resize_columns(const Image& image, const Taps& taps, int64_t row_begin, in
   out.rgb.resize(static_cast<size_t>(out.width * out.height * 3));
   const int64_t in_begin = taps.begin(), in_width = taps.end() - in_begin;
   // Sixteen rows at a time are turned on their side, so that the sums run along rows.
-  std::vector<uint8_t> in_columns(static_cast<size_t>(in_width * 3 * 16));
-  std::vector<uint8_t> out_columns(static_cast<size_t>(width * 3 * 16));
-  std::vector<uint8_t> spare(static_cast<size_t>(width * 3));  // takes rows past the last
+  Pixels in_columns(static_cast<size_t>(in_width * 3 * 16));
+  Pixels out_columns(static_cast<size_t>(width * 3 * 16));
+  Pixels spare(static_cast<size_t>(width * 3));  // takes rows past the last
   for (int64_t y = 0; y < out.height; y += 16) {
     const uint8_t* in_rows[16];
     uint8_t* out_rows[16];

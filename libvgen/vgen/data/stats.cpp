@@ -98,7 +98,7 @@ std::string gap(size_t size, size_t width) {
   return std::string(width > size ? width - size : 0, ' ');
 }
 
-/// One line per entry, with its share as a bar.
+/// One line per entry that is not zero, with its share as a bar.
 std::string bars(const std::vector<std::pair<std::string, int64_t>>& entries) {
   int64_t largest = 1;
   size_t width = 0;
@@ -108,10 +108,11 @@ std::string bars(const std::vector<std::pair<std::string, int64_t>>& entries) {
   }
   std::string out;
   for (const auto& [name, count] : entries) {
+    if (count == 0) continue;
     const auto length = static_cast<size_t>((count * 30 + largest - 1) / largest);
     const std::string shown = printable(name, 40), number = count_text(count);
     out += str_cat("  ", shown, gap(shown.size() + number.size(), width + 12), number);
-    out += count > 0 ? str_cat("  ", std::string(length, '#'), "\n") : "\n";
+    out += str_cat("  ", std::string(length, '#'), "\n");
   }
   return out;
 }

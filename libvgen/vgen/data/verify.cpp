@@ -22,7 +22,7 @@ Finding examine(const Dataset& dataset, int64_t index, const VerifyConfig& confi
     const auto file = dataset.read(index);
     finding.size_bytes = file.size();
     const Image image = decode_image(file, config.max_pixels);
-    check_min_side(image, config.min_side);
+    check_min_side(image.width, image.height, config.min_side);
   } catch (const Error& error) {
     finding.reason = error.what();
     const std::string prefix = dataset.where(index) + ": ";  // an unreadable file names itself

@@ -10,8 +10,9 @@
 
 namespace vgen::data::detail {
 
-/// Throws Error(kDataCorrupt): damaged header, truncated, too many pixels or scans.
-Image decode_jpeg(std::span<const std::byte> file, int64_t max_pixels);
+/// Throws Error(kDataCorrupt): damaged header, truncated, too many pixels or scans. `needed_side` >
+/// 0: see decode_image.
+Image decode_jpeg(std::span<const std::byte> file, int64_t max_pixels, int64_t needed_side);
 
 std::vector<std::byte> encode_jpeg(const Image& image, int quality);
 

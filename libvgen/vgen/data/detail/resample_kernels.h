@@ -1,8 +1,9 @@
 #pragma once
-// The two inner loops of the resampler, each in a form for every x86 and one for AVX2, chosen once
-// by the CPU. Both give the same bits: they compute in integers.
+// The inner loops of the resampler: the sum in a form for every CPU, one for AVX2 and one for
+// AVX-512 with VNNI, chosen once. All give the same bits: they compute in integers.
 
 #include <cstdint>
+#include <vector>
 
 namespace vgen::data::detail {
 
@@ -10,7 +11,8 @@ namespace vgen::data::detail {
 inline constexpr int kWeightBits = 22;
 
 /// out[i] = clip8((2^21 + sum over j < taps of weights[j] * in[j * stride + i]) >> 22), i < count.
-/// `count` is at least 1; nothing outside the `count` bytes of each tap is read.
+/// `count` and `taps` are at least 1; nothing outside the `count` bytes of each tap is read.
+/// Weights are less than 1.98 (* 2^22) in magnitude; those of the filters stay below 1.3.
 using WeightedSum = void (*)(const uint8_t* in, int64_t stride, const int32_t* weights,
                              int64_t taps, uint8_t* out, int64_t count);
 
@@ -21,12 +23,16 @@ using TransposeIn = void (*)(const uint8_t* const rows[16], int64_t count, uint8
 using TransposeOut = void (*)(const uint8_t* in, int64_t count, uint8_t* const rows[16]);
 
 struct ResampleKernels {
+  const char* name;
   WeightedSum weighted_sum;
   TransposeIn transpose_in;
   TransposeOut transpose_out;
 };
 
-/// The fastest kernels that this CPU runs; `portable_only` gives the plain ones, for tests.
-const ResampleKernels& resample_kernels(bool portable_only = false);
+/// Those that this CPU runs, the portable ones first, the fastest last.
+const std::vector<ResampleKernels>& supported_resample_kernels();
+
+/// The fastest.
+inline const ResampleKernels& resample_kernels() { return supported_resample_kernels().back(); }
 
 }  // namespace vgen::data::detail
