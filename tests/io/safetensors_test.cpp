@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <memory>
 
 #include "support/support.h"
 
@@ -17,8 +18,10 @@ std::string make_file(const std::string& header, const std::string& data = "") {
   return out + header + data;
 }
 
+/// Owns its bytes: the tensors borrow them.
 io::FileBytes bytes_of(const std::string& text) {
-  return {"x.safetensors", std::as_bytes(std::span(text.data(), text.size())), nullptr};
+  const auto owned = std::make_shared<const std::string>(text);
+  return {"x.safetensors", std::as_bytes(std::span(owned->data(), owned->size())), owned};
 }
 
 io::Safetensors parse(const std::string& text) { return io::parse_safetensors(bytes_of(text)); }
