@@ -12,7 +12,6 @@
 
 #include "support/support.h"
 #include "support/torch_support.h"
-#include "vgen/checkpoint/crc32c.h"
 
 using namespace vgen;
 using namespace vgen::checkpoint;
@@ -40,16 +39,6 @@ std::vector<int64_t> steps_of(const CheckpointStore& store) {
 }
 
 }  // namespace
-
-TEST_CASE("crc32c: known answers, whole and in parts", "[checkpoint]") {
-  const std::string text = "123456789";
-  const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
-  CHECK(crc32c(bytes) == 0xe3069283u);
-  CHECK(crc32c(bytes.subspan(4), crc32c(bytes.first(4))) == 0xe3069283u);
-  const std::vector<std::byte> zeros(32);
-  CHECK(crc32c(zeros) == 0x8a9136aau);  // RFC 3720, B.4
-  CHECK(crc32c_text(0x0a9136aau) == "0a9136aa");
-}
 
 TEST_CASE("store: what is saved is found, whole", "[checkpoint]") {
   const test::TempDir run;

@@ -6,9 +6,9 @@
 #include <optional>
 #include <set>
 
-#include "vgen/checkpoint/crc32c.h"
 #include "vgen/core/log.h"
 #include "vgen/io/atomic_file.h"
+#include "vgen/io/crc32c.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/io/safetensors.h"
 
@@ -50,7 +50,7 @@ void check_file(const std::string& folder, const std::string& name, const Json& 
           " has ", size, " bytes, expected ", expected);
   const std::string& checksum = entry.get_string("crc32c");
   if (!with_checksum || size == 0) return;
-  const std::string found = crc32c_text(crc32c(io::MappedFile(path).bytes()));
+  const std::string found = io::crc32c_text(io::crc32c(io::MappedFile(path).bytes()));
   require(found == checksum, ErrorCode::kDataCorrupt, name, " has the checksum ", found,
           ", expected ", printable(checksum));
 }
@@ -186,7 +186,7 @@ void CheckpointStore::write_files(const Snapshot& snapshot, const std::string& p
     const io::MappedFile bytes(file);
     Json entry = Json::object();
     entry.set("size_bytes", Json::number(static_cast<int64_t>(bytes.bytes().size())));
-    entry.set("crc32c", Json::string(crc32c_text(crc32c(bytes.bytes()))));
+    entry.set("crc32c", Json::string(io::crc32c_text(io::crc32c(bytes.bytes()))));
     files.set(name, std::move(entry));
   };
   for (const TensorFile& file : snapshot.files) {

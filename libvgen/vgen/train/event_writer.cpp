@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <span>
 
-#include "vgen/checkpoint/crc32c.h"
 #include "vgen/core/error.h"
+#include "vgen/io/crc32c.h"
 
 namespace vgen::train {
 
@@ -54,7 +54,7 @@ std::string summary_event(double wall_time, int64_t step, std::string_view tag,
 }
 
 uint32_t masked_crc(std::string_view data) {
-  const uint32_t crc = checkpoint::crc32c(std::as_bytes(std::span(data.data(), data.size())));
+  const uint32_t crc = io::crc32c(std::as_bytes(std::span(data.data(), data.size())));
   return std::rotr(crc, 15) + 0xa282ead8u;
 }
 

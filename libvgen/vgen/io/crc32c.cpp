@@ -1,9 +1,9 @@
-#include "vgen/checkpoint/crc32c.h"
+#include "vgen/io/crc32c.h"
 
 #include <array>
 #include <cstring>
 
-namespace vgen::checkpoint {
+namespace vgen::io {
 
 namespace {
 
@@ -50,4 +50,4 @@ std::string crc32c_text(uint32_t crc) {
   return text;
 }
 
-}  // namespace vgen::checkpoint
+}  // namespace vgen::io
