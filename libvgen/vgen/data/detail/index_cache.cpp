@@ -91,7 +91,8 @@ std::string unpacked_path(const DatasetConfig& config) {
   if (folder.empty()) folder = ".";
   std::error_code ignored;  // the write reports a missing folder
   fs::create_directories(folder, ignored);
-  return str_cat(folder, "/", cache_name(config.path, stamp_of(config.path)), ".tar");
+  const std::string name = cache_name(config.path, stamp_of(config.path)) + ".tar";
+  return fs::path(folder) / name;
 }
 
 }  // namespace vgen::data::detail

@@ -1,6 +1,6 @@
 #pragma once
-// The inner loops of the resampler: the sum in a form for every CPU, one for AVX2 and one for
-// AVX-512 with VNNI, chosen once. All give the same bits: they compute in integers.
+// The inner loops of the resampler: the sum in a form for every CPU and one for AVX2, chosen
+// once. Both give the same bits: they compute in integers.
 
 #include <cstdint>
 #include <vector>
