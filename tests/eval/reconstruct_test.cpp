@@ -229,7 +229,16 @@ TEST_CASE("reconstruct: files, folders and tars in their order, up to the limit"
   eval::ReconstructConfig digits = small_config({test::project_path("data/digits.tar.gz")});
   digits.split = "val";
   digits.limit = 20;
+  digits.grid_pairs = 4;  // one to a row: images 0, 5, 10, 15
+  digits.out = temp / "digits";
   CHECK(eval::reconstruct(digits).images == 20);
+  const torch::Tensor grid = read_picture(temp / "digits/grid.png");
+  REQUIRE(grid.sizes() == at::IntArrayRef({4 * 18 + 2, 2 * 18 + 2, 3}));
+  for (int64_t row = 0; row < 4; ++row) {
+    const std::string number = str_cat(row < 2 ? "00000" : "0000", 5 * row);
+    const torch::Tensor copy = grid.narrow(0, 2 + 18 * row, 16).narrow(1, 20, 16);
+    CHECK(copy.equal(read_picture(str_cat(temp / "digits/", number, ".png"))));
+  }
 }
 
 TEST_CASE("reconstruct: broken images are left out and counted, or an error", "[eval]") {

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]', re.MULTILINE)
 LIBTORCH = re.compile(r"(torch|ATen|c10|caffe2)/")
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 
@@ -86,10 +86,10 @@ def find_cycle(graph):
 
 
 def read_includes(path):
-    """(line number, is quoted, name) of each include."""
+    """(line number, name) of each include."""
     text = path.read_text(encoding="utf-8", errors="replace")
     for match in INCLUDE.finditer(text):
-        yield text.count("\n", 0, match.start(2)) + 1, match[1] == '"', match[2]
+        yield text.count("\n", 0, match.start(1)) + 1, match[1]
 
 
 def check_include(name, room, allowed, rooms, library):
@@ -131,7 +131,7 @@ def check(project):
                 continue
             shown = path.relative_to(project)
             edges = graph.setdefault(str(path.relative_to(root if not room else library)), [])
-            for line, _, name in read_includes(path):
+            for line, name in read_includes(path):
                 count += 1
                 edges.append(name)
                 fault = check_include(name, room, reach.get(room, set(rooms)), rooms, library)

@@ -302,13 +302,14 @@ void Reconstruction::record(const at::Tensor& copy_BHW3, const data::ImageBatch&
   }
 }
 
+/// Datasets are often sorted by class: the pairs are spread evenly over all images.
 void Reconstruction::add_to_grid(const at::Tensor& image_B3HW, const at::Tensor& copy_BHW3) {
-  const int64_t pairs = static_cast<int64_t>(grid_.size()) / 2;
-  const int64_t more = std::min(config_.grid_pairs - pairs, copy_BHW3.size(0));
-  if (more <= 0) return;
-  const at::Tensor original_BHW3 = to_uint8(image_B3HW.narrow(0, 0, more));
-  for (int64_t i = 0; i < more; ++i) {
-    grid_.push_back(original_BHW3[i]);
+  const int64_t pairs = std::min(config_.grid_pairs, total_);
+  for (int64_t i = 0; i < copy_BHW3.size(0); ++i) {
+    const int64_t index = result_.images + i;
+    const int64_t place = index * pairs / total_, last = (index - 1) * pairs / total_;
+    if (pairs == 0 || (index > 0 && place == last)) continue;
+    grid_.push_back(to_uint8(image_B3HW.narrow(0, i, 1))[0]);
     grid_.push_back(copy_BHW3[i]);
   }
 }

@@ -53,7 +53,7 @@ struct ReconstructResult {
 ///
 ///   000000.png ...   the copies
 ///   codes.npy        int64 (images, h, w)
-///   grid.png         each original with its copy to the right
+///   grid.png         originals with their copies to the right, spread evenly over the images
 ///   images.jsonl     index, file, psnr, ssim, lpips of each image
 ///   metrics.json     the means and the settings; written last
 ///
