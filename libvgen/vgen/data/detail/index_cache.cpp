@@ -91,8 +91,9 @@ std::string unpacked_path(const DatasetConfig& config) {
   if (folder.empty()) folder = ".";
   std::error_code ignored;  // the write reports a missing folder
   fs::create_directories(folder, ignored);
-  const std::string name = cache_name(config.path, stamp_of(config.path)) + ".tar";
-  return fs::path(folder) / name;
+  fs::path path = fs::path(folder) / cache_name(config.path, stamp_of(config.path));
+  path += ".tar";
+  return path;
 }
 
 }  // namespace vgen::data::detail
