@@ -1,8 +1,13 @@
 #pragma once
-// The convolution of every image model here.
+// The convolution of every image model here, with what stands around it in them.
 // B batch, C input channels, O output channels, K kernel, H height, W width.
 
 #include <torch/torch.h>
+
+#include <memory>
+
+#include "vgen/nn/group_norm.h"
+#include "vgen/nn/weight_cache.h"
 
 namespace vgen::nn {
 
@@ -13,26 +18,46 @@ struct Conv2dOptions {
   int64_t stride = 1;
   int64_t padding = 1;  ///< zeros on all four sides
   bool use_bias = true;
+  bool is_padded_at_end = false;  ///< 3x3, stride 2: one row of zeros below and one column to the
+                                  ///< right instead of `padding`
 };
 
 /// 3x3, stride 1, same size: the `C3` of the specs. And 1x1: the `C1`.
 Conv2dOptions conv3x3(int64_t in_channels, int64_t out_channels);
 Conv2dOptions conv1x1(int64_t in_channels, int64_t out_channels);
 
+/// What happens to the input before a convolution and to the output behind it, in one operator:
+/// conv(upsample(silu(norm(x)))) + residual. Only x is kept for the backward pass; what lies
+/// between is computed again.
+struct Conv2dExtras {
+  GroupNormImpl* norm_silu = nullptr;  ///< norm->forward_silu first
+  bool is_upsampled = false;           ///< x doubled in height and width (nearest)
+  torch::Tensor residual_BOHW = {};    ///< dtype of x
+};
+
 /// 2-d convolution. Parameters `weight` (O, C, K, K) and `bias` (O) stay float32; the computation
 /// is done in the dtype of the input, so a model runs in bf16 when its input is bf16.
 /// Initialisation as PyTorch's: both uniform within 1 / sqrt(C K K).
+///
+/// On the CPU: 3x3 convolutions of float32 go through kernels/winograd.h where there are enough
+/// pixels, and bf16 ones too on a processor without AMX; every other one through oneDNN. bf16 on a
+/// processor without bf16 instructions is computed in float32 and rounded.
 class Conv2dImpl : public torch::nn::Module {
  public:
   explicit Conv2dImpl(const Conv2dOptions& options);
-  /// x_BCHW: any dtype and memory format; channels-last stays channels-last. Differentiable.
-  torch::Tensor forward(const torch::Tensor& x_BCHW);
+  /// x_BCHW: any dtype and memory format; channels-last stays channels-last, and on the CPU the
+  /// result always is. Differentiable.
+  torch::Tensor forward(const torch::Tensor& x_BCHW) { return forward_with(x_BCHW, {}); }
+  torch::Tensor forward_with(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
 
   const Conv2dOptions& options() const { return options_; }
   torch::Tensor weight, bias;
 
  private:
+  torch::Tensor forward_composed(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
+
   Conv2dOptions options_;
+  std::unique_ptr<WeightCache> cache_;
 };
 TORCH_MODULE(Conv2d);
 

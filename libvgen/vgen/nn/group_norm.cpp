@@ -1,6 +1,50 @@
 #include "vgen/nn/group_norm.h"
 
+#include "vgen/kernels/group_norm.h"
+
 namespace vgen::nn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+class GroupNormFunction : public torch::autograd::Function<GroupNormFunction> {
+ public:
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_BCHW,
+                               const torch::Tensor& weight_C, const torch::Tensor& bias_C,
+                               int64_t groups, double eps, bool has_silu) {
+    const auto stats = kernels::group_norm_stats(x_BCHW, groups, eps);
+    context->save_for_backward({x_BCHW, weight_C, bias_C, stats.mean_BG, stats.rstd_BG});
+    context->saved_data["has_silu"] = has_silu;
+    return kernels::group_norm_apply(x_BCHW, stats, {weight_C, bias_C, has_silu});
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const torch::Tensor& x_BCHW = saved[0];
+    const auto result = kernels::group_norm_gradient(
+        x_BCHW, gradients[0].to(x_BCHW.scalar_type()).contiguous(torch::MemoryFormat::ChannelsLast),
+        {saved[3], saved[4]}, {saved[1], saved[2], context->saved_data["has_silu"].toBool()});
+    return {result.x_BCHW, result.weight_C, result.bias_C, {}, {}, {}};
+  }
+};
+
+torch::Tensor normalise(GroupNormImpl& norm, const torch::Tensor& x_BCHW, bool has_silu) {
+  if (!kernels::is_group_norm_input(x_BCHW)) {
+    const torch::Tensor y_BCHW =
+        at::group_norm(x_BCHW, norm.groups(), norm.weight, norm.bias, norm.eps());
+    return has_silu ? at::silu(y_BCHW) : y_BCHW;
+  }
+  if (torch::GradMode::is_enabled()) {
+    return GroupNormFunction::apply(x_BCHW, norm.weight, norm.bias, norm.groups(), norm.eps(),
+                                    has_silu);
+  }
+  return kernels::group_norm_apply(x_BCHW,
+                                   kernels::group_norm_stats(x_BCHW, norm.groups(), norm.eps()),
+                                   {norm.weight, norm.bias, has_silu});
+}
+
+}  // namespace
 
 GroupNormImpl::GroupNormImpl(int64_t channels, int64_t groups, double eps)
     : groups_(groups), eps_(eps) {
@@ -9,11 +53,11 @@ GroupNormImpl::GroupNormImpl(int64_t channels, int64_t groups, double eps)
 }
 
 torch::Tensor GroupNormImpl::forward(const torch::Tensor& x_BCHW) {
-  return at::group_norm(x_BCHW, groups_, weight, bias, eps_);
+  return normalise(*this, x_BCHW, /*has_silu=*/false);
 }
 
 torch::Tensor GroupNormImpl::forward_silu(const torch::Tensor& x_BCHW) {
-  return at::silu(forward(x_BCHW));
+  return normalise(*this, x_BCHW, /*has_silu=*/true);
 }
 
 }  // namespace vgen::nn

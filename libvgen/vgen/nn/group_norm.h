@@ -12,9 +12,11 @@ class GroupNormImpl : public torch::nn::Module {
   explicit GroupNormImpl(int64_t channels, int64_t groups = 32, double eps = 1e-6);
   /// Statistics in float32, the result in the dtype and memory format of x_BCHW.
   torch::Tensor forward(const torch::Tensor& x_BCHW);
-  /// silu(forward(x)) in one pass, rounded once.
+  /// silu(forward(x)) in one pass, rounded once (channels-last on the CPU; else two operators).
   torch::Tensor forward_silu(const torch::Tensor& x_BCHW);
 
+  int64_t groups() const { return groups_; }
+  double eps() const { return eps_; }
   torch::Tensor weight, bias;
 
  private:

@@ -17,11 +17,13 @@ ResBlockImpl::ResBlockImpl(int64_t in_channels, int64_t out_channels, double dro
 }
 
 torch::Tensor ResBlockImpl::forward(const torch::Tensor& x_BCHW) {
-  torch::Tensor h_BCHW = conv1_(norm1_->forward_silu(x_BCHW));
-  h_BCHW = norm2_->forward_silu(h_BCHW);
-  if (dropout_p_ > 0) h_BCHW = torch::dropout(h_BCHW, dropout_p_, is_training());
-  h_BCHW = conv2_(h_BCHW);
-  return h_BCHW + (nin_shortcut_ ? nin_shortcut_(x_BCHW) : x_BCHW);
+  const torch::Tensor shortcut_BCHW = nin_shortcut_ ? nin_shortcut_(x_BCHW) : x_BCHW;
+  torch::Tensor h_BCHW = conv1_->forward_with(x_BCHW, {.norm_silu = norm1_.get()});
+  if (dropout_p_ > 0 && is_training()) {
+    h_BCHW = torch::dropout(norm2_->forward_silu(h_BCHW), dropout_p_, /*train=*/true);
+    return conv2_->forward_with(h_BCHW, {.residual_BOHW = shortcut_BCHW});
+  }
+  return conv2_->forward_with(h_BCHW, {.norm_silu = norm2_.get(), .residual_BOHW = shortcut_BCHW});
 }
 
 AttnBlockImpl::AttnBlockImpl(int64_t channels) {
@@ -42,27 +44,24 @@ torch::Tensor AttnBlockImpl::forward(const torch::Tensor& x_BCHW) {
   const torch::Tensor out_B1TC = at::scaled_dot_product_attention(
       as_tokens(q_(normed_BCHW)), as_tokens(k_(normed_BCHW)), as_tokens(v_(normed_BCHW)));
   const torch::Tensor out_BCHW = out_B1TC.squeeze(1).transpose(1, 2).unflatten(2, {height, width});
-  return x_BCHW + proj_out_(out_BCHW);
+  return proj_out_->forward_with(out_BCHW, {.residual_BOHW = x_BCHW});
 }
 
 DownsampleImpl::DownsampleImpl(int64_t channels) {
   nn::Conv2dOptions options = nn::conv3x3(channels, channels);
   options.stride = 2;
-  options.padding = 0;
+  options.is_padded_at_end = true;
   conv_ = register_module("conv", nn::Conv2d(options));
 }
 
-torch::Tensor DownsampleImpl::forward(const torch::Tensor& x_BCHW) {
-  return conv_(at::constant_pad_nd(x_BCHW, {0, 1, 0, 1}));
-}
+torch::Tensor DownsampleImpl::forward(const torch::Tensor& x_BCHW) { return conv_(x_BCHW); }
 
 UpsampleImpl::UpsampleImpl(int64_t channels) {
   conv_ = register_module("conv", nn::Conv2d(nn::conv3x3(channels, channels)));
 }
 
 torch::Tensor UpsampleImpl::forward(const torch::Tensor& x_BCHW) {
-  const std::vector<int64_t> size = {2 * x_BCHW.size(2), 2 * x_BCHW.size(3)};
-  return conv_(at::upsample_nearest2d(x_BCHW, size));
+  return conv_->forward_with(x_BCHW, {.is_upsampled = true});
 }
 
 }  // namespace vgen::tokenizer

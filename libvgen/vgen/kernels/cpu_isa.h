@@ -1,0 +1,22 @@
+#pragma once
+// Which vector instructions the processor has. One binary runs on every processor: sources that
+// need more are compiled with their own flags and chosen at run time.
+
+#include <string>
+
+namespace vgen::kernels {
+
+/// Ordered: each level has all instructions of those before it.
+enum class CpuIsa {
+  kPortable,  ///< what the compiler targets by default: SSE2 on x86-64, NEON on AArch64
+  kAvx2,      ///< AVX2 and FMA
+  kAvx512,    ///< AVX-512 F, BW, DQ, VL
+};
+
+/// The best level that this build has and this processor runs.
+CpuIsa best_cpu_isa();
+
+/// "portable", "avx2", "avx512".
+std::string cpu_isa_name(CpuIsa isa);
+
+}  // namespace vgen::kernels
