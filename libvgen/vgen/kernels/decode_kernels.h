@@ -1,0 +1,73 @@
+#pragma once
+// The inner loops of token-by-token decoding on the CPU, one set per instruction level. All are
+// single-threaded, allocate nothing and compute in float32. The number that lands in a row never
+// depends on the other rows, so neither batch size nor thread count changes a token.
+// packed_linear.h and kv_cache.h are what other rooms use.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "vgen/kernels/cpu_isa.h"
+
+namespace vgen::kernels {
+
+/// How numbers are stored: weights in any of them, keys and values in the first two.
+enum class Storage { kFloat32, kBFloat16, kInt8 };
+
+/// Outputs per block of a packed weight. Within a block the weights lie as [k][32] (float32, int8)
+/// or as [k / 2][32][2] (bfloat16): one stream from memory, 32 outputs at a time, no horizontal
+/// sums.
+inline constexpr int64_t kLinearBlock = 32;
+/// Positions per block of cached keys: [t / 16][d][16], bfloat16 [t / 16][d / 2][16][2].
+inline constexpr int64_t kKeyBlock = 16;
+
+enum class Epilogue {
+  kStore,   ///< y = x W^T
+  kAdd,     ///< y += x W^T
+  kSwiGlu,  ///< each block is 16 rows of w1 and 16 of w3: y = silu(x w1^T) * (x w3^T)
+};
+
+struct LinearArgs {
+  const std::byte* weight = nullptr;
+  const float* scale = nullptr;  ///< int8: one factor per packed output
+  int64_t in_features = 0;       ///< even
+  int64_t num_outputs = 0;       ///< columns of y: packed outputs, half of them for kSwiGlu
+  const float* x = nullptr;      ///< (num_rows, in_features)
+  int64_t num_rows = 0;
+  float* y = nullptr;  ///< (num_rows, num_outputs)
+  Storage storage = Storage::kFloat32;
+  Epilogue epilogue = Epilogue::kStore;
+};
+
+/// Attention of `num_queries` query heads that share one key-value head, at one position.
+struct AttendArgs {
+  const float* query = nullptr;  ///< (num_queries, head_dim), rotated, times head_dim^-0.5
+  int64_t num_queries = 0;
+  const std::byte* keys = nullptr;    ///< blocks of kKeyBlock positions
+  const std::byte* values = nullptr;  ///< float32 [t][d'], bfloat16 [t / 2][d'][2]
+  int64_t head_dim = 0;               ///< a multiple of 4
+  int64_t value_stride = 0;           ///< d' = head_dim rounded up to 16
+  int64_t first = 0, last = 0;        ///< positions that are attended to, both included
+  float* weights = nullptr;           ///< scratch: num_queries * (last rounded up to 16, + 16)
+  float* out = nullptr;               ///< (num_queries, head_dim)
+  Storage storage = Storage::kFloat32;
+};
+
+struct DecodeKernels {
+  /// Outputs of the blocks [first_block, last_block).
+  void (*linear)(const LinearArgs& args, int64_t first_block, int64_t last_block);
+  void (*attend)(const AttendArgs& args);
+  /// out = x * (mean(x^2) + epsilon)^-0.5 * weight.
+  void (*rms_norm)(const float* x, const float* weight, float* out, int64_t size, float epsilon);
+  /// out = (null + (conditional - null) * scale) * inverse_temperature; without null,
+  /// conditional * inverse_temperature. Returns the largest value, NaN if there is one.
+  float (*guide)(const float* conditional, const float* null, float* out, int64_t size, float scale,
+                 float inverse_temperature);
+  /// out = exp(x - maximum); out may be x.
+  void (*exponentiate)(const float* x, float* out, int64_t size, float maximum);
+};
+
+/// The set of a level. A level that the processor or the build lacks falls back to the next lower.
+const DecodeKernels& decode_kernels(CpuIsa isa);
+
+}  // namespace vgen::kernels

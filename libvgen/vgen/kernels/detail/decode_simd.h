@@ -1,0 +1,408 @@
+#pragma once
+// The decoding kernels for vectors of kWidth floats. The including source defines before: kWidth,
+// Ints (kWidth int32) and widen_int8, which loads kWidth bytes as Ints.
+//
+// Included once by each decode_<isa>.cpp, which is compiled with flags of its own. All names are in
+// an anonymous namespace and nothing of the standard library is called: an inline function compiled
+// with AVX-512 here must never be the copy that the linker keeps for the rest of the program.
+// Vectors are those of GCC and Clang, so the three levels share one text and one test.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "vgen/kernels/decode_kernels.h"
+
+namespace vgen::kernels {
+namespace {
+
+using Floats [[gnu::vector_size(kWidth * 4)]] = float;
+using Words [[gnu::vector_size(kWidth * 4)]] = uint32_t;
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof(value)); }
+inline Floats broadcast(float value) { return Floats{} + value; }
+inline Floats as_floats(Words bits) { return __builtin_bit_cast(Floats, bits); }
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+// A vector of bfloat16 pairs, the first of each pair in the low half.
+inline Floats first_of_pairs(Words pairs) { return as_floats(pairs << 16); }
+inline Floats second_of_pairs(Words pairs) { return as_floats(pairs & 0xffff0000u); }
+inline Floats load_int8(const std::byte* from) {
+  return __builtin_convertvector(widen_int8(from), Floats);
+}
+
+// e^x, relative error below 2e-7 on [-87, 88]; outside x is clamped (Cephes' expf).
+inline Floats exponential(Floats x) {
+  x = larger(x, broadcast(-87.0f));
+  x = x < broadcast(88.0f) ? x : broadcast(88.0f);
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
+  const Floats shifted = x * 1.44269504f + kRound;
+  const Floats n = shifted - kRound;
+  const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Ints exponent = __builtin_convertvector(n, Ints) + 127;
+  const Words bits = __builtin_bit_cast(Words, exponent) << 23;
+  return p * as_floats(bits);
+}
+
+// ---- y = x W^T ------------------------------------------------------------------------------
+
+constexpr int kBlock = static_cast<int>(kLinearBlock);
+// Rows and vectors whose sums fit the registers: many vectors for few rows, so that each weight is
+// loaded and converted once; fewer vectors for more rows, so that each is used more often.
+constexpr int kWideVectors = kWidth == 16 ? 2 : 4;
+constexpr int kWideRows = kWidth == 16 ? 10 : kWidth == 8 ? 3 : 2;
+constexpr int kNarrowVectors = 2;
+constexpr int kNarrowRows = kWidth == 16 ? 10 : kWidth == 8 ? 6 : 4;
+constexpr int kMaxRows = 64;               // per pass over the weights
+constexpr int64_t kChunkBytes = 16 << 10;  // of a block: stays in the first-level cache
+
+template <Storage kStorage>
+constexpr int64_t weight_bytes(int64_t count) {
+  return count * (kStorage == Storage::kFloat32 ? 4 : kStorage == Storage::kBFloat16 ? 2 : 1);
+}
+
+// Adds the products of `size` inputs to `sum`. weight: the first of the vectors' columns.
+template <Storage kStorage, int kRows, int kVectors>
+inline __attribute__((always_inline)) void multiply(const std::byte* weight, const float* x,
+                                                    int64_t x_stride, int64_t size,
+                                                    Floats (&sum)[kRows][kVectors]) {
+  constexpr int64_t kStep = kStorage == Storage::kBFloat16 ? 2 : 1;
+  constexpr int64_t kAhead = 4096;  // bytes; the hardware's prefetcher stops at page boundaries
+  for (int64_t k = 0; k < size; k += kStep) {
+    const std::byte* row = weight + weight_bytes<kStorage>(k * kBlock);
+    __builtin_prefetch(row + kAhead);
+    if constexpr (kStorage == Storage::kBFloat16) {
+      Floats first[kVectors], second[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        const Words pairs = load<Words>(row + v * kWidth * 4);
+        first[v] = first_of_pairs(pairs);
+        second[v] = second_of_pairs(pairs);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const Floats x0 = broadcast(x[r * x_stride + k]), x1 = broadcast(x[r * x_stride + k + 1]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += first[v] * x0;
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += second[v] * x1;
+      }
+    } else {
+      Floats column[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        column[v] = kStorage == Storage::kInt8 ? load_int8(row + v * kWidth)
+                                               : load<Floats>(row + v * kWidth * 4);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const Floats x0 = broadcast(x[r * x_stride + k]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += column[v] * x0;
+      }
+    }
+  }
+}
+
+// The 32 outputs of a block for kRows rows, kVectors vectors at a time, added to tile (rows, 32).
+template <Storage kStorage, int kRows, int kVectors>
+void multiply_rows(const std::byte* weight, const float* x, int64_t x_stride, int64_t size,
+                   float* tile) {
+  for (int column = 0; column < kBlock; column += kVectors * kWidth) {
+    Floats sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = load<Floats>(tile + r * kBlock + column + v * kWidth);
+      }
+    }
+    // Pairs of bfloat16: a column of the block is four bytes wide there too.
+    const int64_t column_bytes = kStorage == Storage::kInt8 ? column : column * 4;
+    multiply<kStorage, kRows, kVectors>(weight + column_bytes, x, x_stride, size, sum);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        store(tile + r * kBlock + column + v * kWidth, sum[r][v]);
+      }
+    }
+  }
+}
+
+template <Storage kStorage, int kRows>
+inline void multiply_some(int64_t num_rows, const std::byte* weight, const float* x,
+                          int64_t x_stride, int64_t size, float* tile) {
+  if (num_rows == kRows) {
+    constexpr int kVectors = kRows <= kWideRows ? kWideVectors : kNarrowVectors;
+    multiply_rows<kStorage, kRows, kVectors>(weight, x, x_stride, size, tile);
+  } else if constexpr (kRows > 1) {
+    multiply_some<kStorage, kRows - 1>(num_rows, weight, x, x_stride, size, tile);
+  }
+}
+
+inline void finish_swiglu(const LinearArgs& args, int64_t block, int64_t row, const float* tile) {
+  constexpr int kHalf = kBlock / 2;
+  float* y = args.y + row * args.num_outputs + block * kHalf;
+  float out[kHalf];
+  for (int i = 0; i < kHalf; i += kWidth) {
+    const Floats gate = load<Floats>(tile + i), up = load<Floats>(tile + kHalf + i);
+    store(out + i, gate / (exponential(-gate) + 1.0f) * up);
+  }
+  const int64_t count = args.num_outputs - block * kHalf;
+  for (int i = 0; i < (count < kHalf ? count : kHalf); ++i) y[i] = out[i];
+}
+
+inline void finish_block(const LinearArgs& args, int64_t block, int64_t first_row, int64_t num_rows,
+                         float* tile) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    float* row = tile + r * kBlock;
+    if (args.scale != nullptr) {
+      for (int i = 0; i < kBlock; ++i) row[i] *= args.scale[block * kBlock + i];
+    }
+    if (args.epilogue == Epilogue::kSwiGlu) {
+      finish_swiglu(args, block, first_row + r, row);
+      continue;
+    }
+    float* y = args.y + (first_row + r) * args.num_outputs + block * kBlock;
+    const int64_t left = args.num_outputs - block * kBlock;
+    const int count = left < kBlock ? static_cast<int>(left) : kBlock;
+    if (args.epilogue == Epilogue::kAdd) {
+      for (int i = 0; i < count; ++i) y[i] += row[i];
+    } else {
+      for (int i = 0; i < count; ++i) y[i] = row[i];
+    }
+  }
+}
+
+template <Storage kStorage>
+void linear_pass(const LinearArgs& args, int64_t first_block, int64_t last_block, int64_t first_row,
+                 int64_t num_rows) {
+  const int64_t num_groups = (num_rows + kNarrowRows - 1) / kNarrowRows;
+  const int64_t chunk =
+      num_groups == 1 ? args.in_features : kChunkBytes / weight_bytes<kStorage>(kBlock);
+  alignas(64) float tile[kMaxRows * kBlock];
+  for (int64_t block = first_block; block < last_block; ++block) {
+    const std::byte* weight =
+        args.weight + weight_bytes<kStorage>(block * kBlock * args.in_features);
+    __builtin_memset(tile, 0, static_cast<size_t>(num_rows * kBlock) * sizeof(float));
+    for (int64_t k = 0; k < args.in_features; k += chunk) {
+      const int64_t size = args.in_features - k < chunk ? args.in_features - k : chunk;
+      int64_t row = 0;
+      for (int64_t group = 0; group < num_groups; ++group) {
+        const int64_t count = (num_rows - row) / (num_groups - group);
+        multiply_some<kStorage, kNarrowRows>(count, weight + weight_bytes<kStorage>(k * kBlock),
+                                             args.x + (first_row + row) * args.in_features + k,
+                                             args.in_features, size, tile + row * kBlock);
+        row += count;
+      }
+    }
+    finish_block(args, block, first_row, num_rows, tile);
+  }
+}
+
+void linear(const LinearArgs& args, int64_t first_block, int64_t last_block) {
+  for (int64_t row = 0; row < args.num_rows; row += kMaxRows) {
+    const int64_t left = args.num_rows - row;
+    const int64_t count = left < kMaxRows ? left : kMaxRows;
+    switch (args.storage) {
+      case Storage::kFloat32:
+        linear_pass<Storage::kFloat32>(args, first_block, last_block, row, count);
+        break;
+      case Storage::kBFloat16:
+        linear_pass<Storage::kBFloat16>(args, first_block, last_block, row, count);
+        break;
+      case Storage::kInt8:
+        linear_pass<Storage::kInt8>(args, first_block, last_block, row, count);
+        break;
+    }
+  }
+}
+
+// ---- attention ------------------------------------------------------------------------------
+
+constexpr int kKeys = static_cast<int>(kKeyBlock);
+constexpr int kKeyVectors = kKeys / kWidth;
+
+// Scores of one block of keys: weights[r][0..16). Four sums, so that additions do not wait for
+// each other.
+template <Storage kStorage>
+inline void score_block(const float* query, const std::byte* keys, int64_t head_dim, float* out) {
+  Floats sum[4][kKeyVectors] = {};
+  for (int64_t d = 0; d < head_dim; d += 4) {
+    for (int v = 0; v < kKeyVectors; ++v) {
+      if constexpr (kStorage == Storage::kBFloat16) {
+        const std::byte* at = keys + d * kKeys * 2 + v * kWidth * 4;
+        const Words pairs = load<Words>(at), next = load<Words>(at + kKeys * 4);
+        sum[0][v] += first_of_pairs(pairs) * query[d];
+        sum[1][v] += second_of_pairs(pairs) * query[d + 1];
+        sum[2][v] += first_of_pairs(next) * query[d + 2];
+        sum[3][v] += second_of_pairs(next) * query[d + 3];
+      } else {
+        const std::byte* at = keys + (d * kKeys + v * kWidth) * 4;
+        for (int i = 0; i < 4; ++i) {
+          sum[i][v] += load<Floats>(at + i * kKeys * 4) * query[d + i];
+        }
+      }
+    }
+  }
+  for (int v = 0; v < kKeyVectors; ++v) {
+    store(out + v * kWidth, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+  }
+}
+
+// Scores to weights that sum to 1, zero outside [first, last]. Size: a multiple of 16.
+inline void soften(float* weights, int64_t size, int64_t first, int64_t last) {
+  for (int64_t t = 0; t < first; ++t) weights[t] = -1e30f;
+  for (int64_t t = last + 1; t < size; ++t) weights[t] = -1e30f;
+  float maximum = -1e30f;
+  for (int64_t t = first; t <= last; ++t) maximum = weights[t] > maximum ? weights[t] : maximum;
+  Floats sums{};
+  for (int64_t t = 0; t < size; t += kWidth) {
+    Floats weight = exponential(load<Floats>(weights + t) - maximum);
+    store(weights + t, weight);
+  }
+  for (int64_t t = 0; t < first; ++t) weights[t] = 0;
+  for (int64_t t = last + 1; t < size; ++t) weights[t] = 0;
+  for (int64_t t = 0; t < size; t += kWidth) sums += load<Floats>(weights + t);
+  float sum = 0;
+  for (int i = 0; i < kWidth; ++i) sum += sums[i];
+  const float scale = 1.0f / sum;
+  for (int64_t t = 0; t < size; t += kWidth) store(weights + t, load<Floats>(weights + t) * scale);
+}
+
+// out[r][16 channels] = sum over t of weights[r][t] * values[t][16 channels].
+template <Storage kStorage, int kQueries>
+inline void mix_values(const AttendArgs& args, const float* weights, int64_t weight_stride,
+                       int64_t channel, int64_t start, int64_t end, float* out) {
+  constexpr int kVectors = 16 / kWidth;
+  Floats sum[kQueries][kVectors] = {};
+  const int64_t stride = args.value_stride;
+  for (int64_t t = start; t < end; t += kStorage == Storage::kBFloat16 ? 2 : 1) {
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (kStorage == Storage::kBFloat16) {
+        const Words pairs =
+            load<Words>(args.values + (t * stride + (channel + v * kWidth) * 2) * 2);
+        for (int r = 0; r < kQueries; ++r) {
+          sum[r][v] += first_of_pairs(pairs) * weights[r * weight_stride + t];
+          sum[r][v] += second_of_pairs(pairs) * weights[r * weight_stride + t + 1];
+        }
+      } else {
+        const Floats value = load<Floats>(args.values + (t * stride + channel + v * kWidth) * 4);
+        for (int r = 0; r < kQueries; ++r) sum[r][v] += value * weights[r * weight_stride + t];
+      }
+    }
+  }
+  const int64_t count = args.head_dim - channel < 16 ? args.head_dim - channel : 16;
+  for (int r = 0; r < kQueries; ++r) {
+    float row[16];
+    for (int v = 0; v < kVectors; ++v) store(row + v * kWidth, sum[r][v]);
+    for (int64_t i = 0; i < count; ++i) out[r * args.head_dim + channel + i] = row[i];
+  }
+}
+
+template <Storage kStorage>
+void attend_storage(const AttendArgs& args) {
+  const int64_t start = args.first / kKeys * kKeys;
+  const int64_t size = (args.last / kKeys + 1) * kKeys - start;
+  const int64_t block_bytes = weight_bytes<kStorage>(args.head_dim * kKeys);
+  for (int64_t r = 0; r < args.num_queries; ++r) {
+    float* weights = args.weights + r * size;
+    for (int64_t t = 0; t < size; t += kKeys) {
+      score_block<kStorage>(args.query + r * args.head_dim,
+                            args.keys + (start + t) / kKeys * block_bytes, args.head_dim,
+                            weights + t);
+    }
+    soften(weights, size, args.first - start, args.last - start);
+  }
+  // Heads that share values read them together, two at a time.
+  const int64_t end = args.last - start + 1;
+  AttendArgs shifted = args;
+  shifted.values += weight_bytes<kStorage>(start * args.value_stride);
+  for (int64_t channel = 0; channel < args.head_dim; channel += 16) {
+    int64_t r = 0;
+    for (; r + 2 <= args.num_queries; r += 2) {
+      mix_values<kStorage, 2>(shifted, args.weights + r * size, size, channel, 0, end,
+                              args.out + r * args.head_dim);
+    }
+    for (; r < args.num_queries; ++r) {
+      mix_values<kStorage, 1>(shifted, args.weights + r * size, size, channel, 0, end,
+                              args.out + r * args.head_dim);
+    }
+  }
+}
+
+void attend(const AttendArgs& args) {
+  if (args.storage == Storage::kBFloat16) {
+    attend_storage<Storage::kBFloat16>(args);
+  } else {
+    attend_storage<Storage::kFloat32>(args);
+  }
+}
+
+// ---- rows -----------------------------------------------------------------------------------
+
+void rms_norm(const float* x, const float* weight, float* out, int64_t size, float epsilon) {
+  const int64_t whole = size / kWidth * kWidth;
+  Floats sums{};
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    const Floats value = load<Floats>(x + i);
+    sums += value * value;
+  }
+  float sum = 0;
+  for (int i = 0; i < kWidth; ++i) sum += sums[i];
+  for (int64_t i = whole; i < size; ++i) sum += x[i] * x[i];
+  const float scale = 1.0f / __builtin_sqrtf(sum / static_cast<float>(size) + epsilon);
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    store(out + i, load<Floats>(x + i) * scale * load<Floats>(weight + i));
+  }
+  for (int64_t i = whole; i < size; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+float guide(const float* conditional, const float* null, float* out, int64_t size, float scale,
+            float inverse_temperature) {
+  Floats maxima = broadcast(-__builtin_inff());
+  float maximum = -__builtin_inff(), check = 0;
+  Floats checks{};  // NaN or infinity times zero is NaN
+  const int64_t whole = size / kWidth * kWidth;
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    Floats value = load<Floats>(conditional + i);
+    if (null != nullptr) {
+      const Floats base = load<Floats>(null + i);
+      value = base + (value - base) * scale;
+    }
+    value *= inverse_temperature;
+    store(out + i, value);
+    maxima = larger(value, maxima);
+    checks += value * 0.0f;
+  }
+  for (int64_t i = whole; i < size; ++i) {
+    float value = conditional[i];
+    if (null != nullptr) value = null[i] + (value - null[i]) * scale;
+    out[i] = value * inverse_temperature;
+    maximum = out[i] > maximum ? out[i] : maximum;
+    check += out[i] * 0.0f;
+  }
+  for (int i = 0; i < kWidth; ++i) {
+    maximum = maxima[i] > maximum ? maxima[i] : maximum;
+    check += checks[i];
+  }
+  return maximum + check;
+}
+
+void exponentiate(const float* x, float* out, int64_t size, float maximum) {
+  const int64_t whole = size / kWidth * kWidth;
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    store(out + i, exponential(load<Floats>(x + i) - maximum));
+  }
+  if (whole == size) return;
+  float rest[kWidth] = {};
+  for (int64_t i = whole; i < size; ++i) rest[i - whole] = x[i];
+  store(rest, exponential(load<Floats>(rest) - maximum));
+  for (int64_t i = whole; i < size; ++i) out[i] = rest[i - whole];
+}
+
+constexpr DecodeKernels kKernels{linear, attend, rms_norm, guide, exponentiate};
+
+}  // namespace
+}  // namespace vgen::kernels

@@ -1,0 +1,178 @@
+#include "vgen/kernels/packed_linear.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "vgen/core/error.h"
+
+namespace vgen::kernels {
+
+namespace {
+
+constexpr int64_t kBlock = kLinearBlock;
+
+void check_weight(const at::Tensor& weight) {
+  require(weight.dim() == 2 && weight.device().is_cpu() && weight.size(1) % 2 == 0,
+          ErrorCode::kInvalidArgument,
+          "packed linear: expected a matrix on the CPU with an even number of columns");
+}
+
+template <class T>
+void read_row(const T* from, float* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+// Row `row` of a contiguous matrix as float32.
+void read_row(const at::Tensor& weight, int64_t row, float* to) {
+  const int64_t size = weight.size(1);
+  switch (weight.scalar_type()) {
+    case at::kFloat:
+      std::memcpy(to, weight.const_data_ptr<float>() + row * size, size * sizeof(float));
+      return;
+    case at::kBFloat16:
+      return read_row(weight.const_data_ptr<at::BFloat16>() + row * size, to, size);
+    case at::kHalf:
+      return read_row(weight.const_data_ptr<at::Half>() + row * size, to, size);
+    default:
+      throw_error(ErrorCode::kInvalidArgument, "packed linear: weights are ",
+                  c10::toString(weight.scalar_type()), ", expected float32, bfloat16 or float16");
+  }
+}
+
+// rows_BK, kBlock rows of K, to the block's layout.
+void store_block(const float* rows_BK, int64_t in_features, Storage storage, std::byte* to) {
+  if (storage == Storage::kFloat32) {
+    auto* out = reinterpret_cast<float*>(to);
+    for (int64_t k = 0; k < in_features; ++k) {
+      for (int64_t n = 0; n < kBlock; ++n) out[k * kBlock + n] = rows_BK[n * in_features + k];
+    }
+    return;
+  }
+  auto* out = reinterpret_cast<at::BFloat16*>(to);
+  for (int64_t k = 0; k < in_features; k += 2) {
+    for (int64_t n = 0; n < kBlock; ++n) {
+      out[k * kBlock + n * 2] = at::BFloat16(rows_BK[n * in_features + k]);
+      out[k * kBlock + n * 2 + 1] = at::BFloat16(rows_BK[n * in_features + k + 1]);
+    }
+  }
+}
+
+void store_int8_block(const float* rows_BK, int64_t in_features, std::byte* to, float* scale) {
+  auto* out = reinterpret_cast<int8_t*>(to);
+  for (int64_t n = 0; n < kBlock; ++n) {
+    const float* row = rows_BK + n * in_features;
+    float largest = 0;
+    for (int64_t k = 0; k < in_features; ++k) largest = std::max(largest, std::abs(row[k]));
+    scale[n] = largest / 127;
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    for (int64_t k = 0; k < in_features; ++k) {
+      out[k * kBlock + n] = static_cast<int8_t>(std::lrintf(row[k] * inverse));
+    }
+  }
+}
+
+int64_t item_bytes(Storage storage) {
+  return storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
+}
+
+}  // namespace
+
+PackedLinear::PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa)
+    : storage_(storage), kernels_(&decode_kernels(isa)) {
+  std::vector<const at::Tensor*> source;
+  std::vector<int64_t> index;
+  for (const at::Tensor& weight : weights_NK) {
+    check_weight(weight);
+    for (int64_t row = 0; row < weight.size(0); ++row) {
+      source.push_back(&weight);
+      index.push_back(row);
+    }
+  }
+  out_features_ = static_cast<int64_t>(index.size());
+  pack(source, index);
+}
+
+PackedLinear PackedLinear::swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
+                                  CpuIsa isa) {
+  check_weight(w1_NK);
+  check_weight(w3_NK);
+  require(w1_NK.sizes() == w3_NK.sizes(), ErrorCode::kInvalidArgument,
+          "packed linear: w1 and w3 have different shapes");
+  PackedLinear linear;
+  linear.storage_ = storage;
+  linear.kernels_ = &decode_kernels(isa);
+  linear.is_swiglu_ = true;
+  linear.out_features_ = w1_NK.size(0);
+  std::vector<const at::Tensor*> source;
+  std::vector<int64_t> index;
+  constexpr int64_t kHalf = kBlock / 2;
+  for (int64_t first = 0; first < w1_NK.size(0); first += kHalf) {
+    for (const at::Tensor* weight : {&w1_NK, &w3_NK}) {
+      for (int64_t i = 0; i < kHalf; ++i) {
+        source.push_back(first + i < w1_NK.size(0) ? weight : nullptr);
+        index.push_back(first + i);
+      }
+    }
+  }
+  linear.pack(source, index);
+  return linear;
+}
+
+// Row n of the packed weight is row row_index[n] of *row_source[n], zeros where that is null.
+void PackedLinear::pack(const std::vector<const at::Tensor*>& row_source,
+                        const std::vector<int64_t>& row_index) {
+  const auto num_rows = static_cast<int64_t>(row_index.size());
+  require(num_rows > 0, ErrorCode::kInvalidArgument, "packed linear: no rows");
+  in_features_ = row_source.front()->size(1);
+  for (const at::Tensor* source : row_source) {
+    require(source == nullptr || (source->size(1) == in_features_ && source->is_contiguous()),
+            ErrorCode::kInvalidArgument, "packed linear: weights of different widths");
+  }
+  num_blocks_ = (num_rows + kBlock - 1) / kBlock;
+  const int64_t block_bytes = kBlock * in_features_ * item_bytes(storage_);
+  buffer_ = AlignedBuffer(static_cast<size_t>(num_blocks_ * block_bytes));
+  if (storage_ == Storage::kInt8) scale_.resize(num_blocks_ * kBlock);
+  at::parallel_for(0, num_blocks_, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> rows_BK(kBlock * in_features_);
+    for (int64_t block = begin; block < end; ++block) {
+      for (int64_t i = 0; i < kBlock; ++i) {
+        const int64_t row = block * kBlock + i;
+        float* to = rows_BK.data() + i * in_features_;
+        if (row < num_rows && row_source[row] != nullptr) {
+          read_row(*row_source[row], row_index[row], to);
+        } else {
+          std::fill_n(to, in_features_, 0.0f);
+        }
+      }
+      std::byte* out = buffer_.data() + block * block_bytes;
+      if (storage_ == Storage::kInt8) {
+        store_int8_block(rows_BK.data(), in_features_, out, scale_.data() + block * kBlock);
+      } else {
+        store_block(rows_BK.data(), in_features_, storage_, out);
+      }
+    }
+  });
+}
+
+void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN,
+                           Epilogue epilogue) const {
+  LinearArgs args;
+  args.weight = buffer_.data();
+  args.scale = scale_.empty() ? nullptr : scale_.data();
+  args.in_features = in_features_;
+  args.num_outputs = out_features_;
+  args.x = x_MK;
+  args.num_rows = num_rows;
+  args.y = y_MN;
+  args.storage = storage_;
+  args.epilogue = is_swiglu_ ? Epilogue::kSwiGlu : epilogue;
+  at::parallel_for(0, num_blocks_, 1,
+                   [&](int64_t begin, int64_t end) { kernels_->linear(args, begin, end); });
+}
+
+}  // namespace vgen::kernels

@@ -1,0 +1,52 @@
+#pragma once
+// Linear layers without bias for few rows, the case of token-by-token decoding, where the time is
+// that of reading the weights. They are packed once into the order in which they are read.
+// M rows, K input features, N output features.
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "vgen/kernels/aligned_buffer.h"
+#include "vgen/kernels/decode_kernels.h"
+
+namespace vgen::kernels {
+
+/// y = x W^T. The sum of an output runs over K in order, whatever M, N and the number of threads
+/// are, so a row's result does not depend on the rows beside it.
+class PackedLinear {
+ public:
+  PackedLinear() = default;
+
+  /// weights_NK: float32, bfloat16 or float16 on the CPU, stacked along N; K even and equal. They
+  /// are read once and not kept. kInt8 rounds each output's weights to 255 steps of its own scale,
+  /// max |w| / 127. Runs on LibTorch's threads. Throws Error(kInvalidArgument).
+  PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa);
+
+  /// silu(x w1^T) * (x w3^T) in one pass; w1 and w3 have one shape.
+  static PackedLinear swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
+                             CpuIsa isa);
+
+  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads, allocates nothing. May
+  /// be called from several threads.
+  void forward(const float* x_MK, int64_t num_rows, float* y_MN,
+               Epilogue epilogue = Epilogue::kStore) const;
+
+  int64_t in_features() const { return in_features_; }
+  int64_t out_features() const { return out_features_; }
+  /// What one forward reads: the yardstick of its speed.
+  size_t size_bytes() const { return buffer_.size(); }
+
+ private:
+  void pack(const std::vector<const at::Tensor*>& row_source,
+            const std::vector<int64_t>& row_index);
+
+  AlignedBuffer buffer_;
+  std::vector<float> scale_;  // kInt8
+  int64_t in_features_ = 0, out_features_ = 0, num_blocks_ = 0;
+  Storage storage_ = Storage::kFloat32;
+  bool is_swiglu_ = false;
+  const DecodeKernels* kernels_ = nullptr;
+};
+
+}  // namespace vgen::kernels
