@@ -5,6 +5,7 @@ namespace vgen::apps {
 void add_commands(CLI::App& app) {
   add_train(app);
   add_reconstruct(app);
+  add_sample(app);
   add_inspect(app);
   add_convert(app);
   add_data(app);

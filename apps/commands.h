@@ -9,6 +9,7 @@ namespace vgen::apps {
 
 void add_train(CLI::App& app);
 void add_reconstruct(CLI::App& app);
+void add_sample(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_data(CLI::App& app);

@@ -1,5 +1,7 @@
 #include "vgen/data/image.h"
 
+#include <zlib.h>
+
 #include <algorithm>
 #include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
@@ -69,14 +71,43 @@ void check_min_side(int64_t width, int64_t height, int64_t min_side) {
           height, " is too small: expected at least ", min_side, " pixels a side (min_side)");
 }
 
-std::vector<std::byte> encode_png(const Image& image) {
+namespace {
+
+void append_be32(std::vector<std::byte>& out, uint32_t value) {
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    out.push_back(static_cast<std::byte>(value >> shift));
+  }
+}
+
+// A tEXt chunk behind the header (https://www.w3.org/TR/png-3/#11tEXt): the length of the data,
+// type, data, CRC of type and data.
+void insert_png_text(std::vector<std::byte>& png, const PngText& text) {
+  require(!text.keyword.empty() && text.keyword.size() < 80 &&
+              (text.keyword + text.text).find('\0') == std::string::npos,
+          ErrorCode::kInvalidArgument, "PNG text '", printable(text.keyword),
+          "': expected a keyword of 1 to 79 characters and no zero bytes");
+  constexpr size_t kHeaderSize = 8 + 25;  // signature and IHDR chunk
+  const std::string data = "tEXt" + text.keyword + '\0' + text.text;
+  std::vector<std::byte> chunk;
+  append_be32(chunk, static_cast<uint32_t>(data.size() - 4));
+  for (const char c : data) chunk.push_back(static_cast<std::byte>(c));
+  const auto* bytes = reinterpret_cast<const Bytef*>(data.data());
+  append_be32(chunk, static_cast<uint32_t>(crc32(0, bytes, static_cast<uInt>(data.size()))));
+  png.insert(png.begin() + kHeaderSize, chunk.begin(), chunk.end());
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_png(const Image& image, const std::vector<PngText>& texts) {
   check_image(image);
   cv::Mat bgr(static_cast<int>(image.height), static_cast<int>(image.width), CV_8UC3);
   for (int y = 0; y < bgr.rows; ++y) swap_red_blue(image.row(y), bgr.ptr(y), image.width);
   std::vector<uchar> file;
   cv::imencode(".png", bgr, file);
   const auto* bytes = reinterpret_cast<const std::byte*>(file.data());
-  return {bytes, bytes + file.size()};
+  std::vector<std::byte> png(bytes, bytes + file.size());
+  for (size_t i = texts.size(); i-- > 0;) insert_png_text(png, texts[i]);
+  return png;
 }
 
 std::vector<std::byte> encode_jpeg(const Image& image, int quality) {

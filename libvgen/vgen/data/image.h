@@ -73,8 +73,14 @@ Image decode_image(std::span<const std::byte> file, int64_t max_pixels = kMaxPix
 /// Throws Error(kDataCorrupt) when the shorter side has less than `min_side` pixels.
 void check_min_side(int64_t width, int64_t height, int64_t min_side);
 
+/// A text chunk of a PNG: PIL shows it as image.text[keyword].
+struct PngText {
+  std::string keyword;  ///< Latin-1, 1 to 79 characters: "parameters"
+  std::string text;     ///< Latin-1, no zero bytes
+};
+
 /// PNG, RGB, 8 bit. Throws Error(kInvalidArgument) for an empty image.
-std::vector<std::byte> encode_png(const Image& image);
+std::vector<std::byte> encode_png(const Image& image, const std::vector<PngText>& texts = {});
 
 /// JPEG, 4:2:0. quality in [1, 100].
 std::vector<std::byte> encode_jpeg(const Image& image, int quality);

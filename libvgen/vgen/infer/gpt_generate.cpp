@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace vgen::infer {
 
@@ -78,6 +79,22 @@ class Batch {
 };
 
 }  // namespace
+
+void validate(const GenerateSettings& settings) {
+  const auto check = [](bool is_valid, const char* name, double value, const char* expected) {
+    require(is_valid, ErrorCode::kInvalidArgument, name, " ", value, ": expected ", expected);
+  };
+  const kernels::TokenFilter& filter = settings.filter;
+  check(settings.cfg_scale >= 0 && std::isfinite(settings.cfg_scale), "cfg-scale",
+        settings.cfg_scale, "at least 0");
+  check(settings.cfg_interval >= -1, "cfg-interval", static_cast<double>(settings.cfg_interval),
+        "a token index, or -1 for guidance throughout");
+  check(filter.temperature >= 0 && std::isfinite(filter.temperature), "temperature",
+        filter.temperature, "at least 0");
+  check(filter.top_k >= 0, "top-k", static_cast<double>(filter.top_k), "at least 0, 0 = off");
+  check(filter.top_p > 0 && filter.top_p <= 1, "top-p", filter.top_p,
+        "above 0 and at most 1, 1 = off");
+}
 
 at::Tensor generate(GptEngine& engine, std::span<const GenerateRequest> requests,
                     const GenerateSettings& settings,

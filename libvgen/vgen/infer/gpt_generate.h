@@ -24,6 +24,9 @@ struct GenerateSettings {
   int64_t slots_per_image() const { return is_guided() ? 2 : 1; }
 };
 
+/// Throws Error(kInvalidArgument) for settings out of range, by the names of their options.
+void validate(const GenerateSettings& settings);
+
 struct GenerateRequest {
   uint64_t image = 0;     ///< its number: with the seed all that its randomness depends on
   GptPrompt prompt = {};  ///< `slot` and `is_null` are not read

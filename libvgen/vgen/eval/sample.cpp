@@ -1,0 +1,205 @@
+#include "vgen/eval/sample.h"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "vgen/checkpoint/named_tensors.h"
+#include "vgen/core/log.h"
+#include "vgen/data/image.h"
+#include "vgen/eval/sample_session.h"
+#include "vgen/infer/class_names.h"
+#include "vgen/io/npy.h"
+#include "vgen/io/result_folder.h"
+#include "vgen/tensor/image.h"
+
+namespace vgen::eval {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMaxGridImages = 400;
+
+std::string png_name(int64_t index) {
+  char name[32];
+  std::snprintf(name, sizeof(name), "%06lld.png", static_cast<long long>(index));
+  return name;
+}
+
+bool is_result(const std::string& name) {
+  if (name == "grid.png" || name == "codes.npy" || name == "samples.json") return true;
+  return name.size() == 10 && name.ends_with(".png") && name.find_first_not_of("0123456789") == 6;
+}
+
+// One image, uint8 (H, W, 3).
+data::Image as_image(const at::Tensor& image_HW3) {
+  const at::Tensor pixels = image_HW3.contiguous();
+  const uint8_t* bytes = pixels.const_data_ptr<uint8_t>();
+  return {.width = pixels.size(1),
+          .height = pixels.size(0),
+          .rgb = std::vector<uint8_t>(bytes, bytes + pixels.numel())};
+}
+
+class ImageSampling {
+ public:
+  explicit ImageSampling(const SampleImagesConfig& config)
+      : config_(config),
+        count_(config.count),
+        folder_(
+            config.out,
+            {.may_replace = config.must_overwrite, .last = "samples.json", .is_result = is_result}),
+        settings_(settings_json(config.model)) {}
+
+  SampleResult run();
+
+ private:
+  void prepare();
+  void draw_batch(int64_t first, int64_t size);
+  io::Json describe(int64_t index) const;
+  void write_summary(const SampleResult& result);
+  void show_progress(int64_t new_tokens);
+
+  const SampleImagesConfig& config_;
+  int64_t count_;
+  io::ResultFolder folder_;
+  io::Json settings_;
+  std::unique_ptr<SampleSession> session_;
+  std::vector<std::string> names_;
+  std::vector<int64_t> labels_;  // of the classes
+  int64_t num_images_ = 0, tokens_done_ = 0;
+  std::unique_ptr<Progress> progress_;
+  Clock::time_point drawing_since_;
+  std::vector<at::Tensor> codes_, grid_;
+};
+
+void ImageSampling::prepare() {
+  session_ = std::make_unique<SampleSession>(config_.model);
+  const int64_t num_classes = session_->num_classes();
+  names_ = config_.class_names.empty() ? infer::default_class_names(num_classes)
+                                       : infer::read_class_names(config_.class_names, num_classes);
+  labels_ = infer::parse_classes(config_.classes, num_classes, names_);
+  num_images_ = static_cast<int64_t>(labels_.size()) * count_;
+  progress_ = std::make_unique<Progress>(Progress::Options{
+      .label = "sample", .unit = "tokens", .total = num_images_ * session_->num_tokens()});
+}
+
+io::Json ImageSampling::describe(int64_t index) const {
+  io::Json json = io::Json::object();
+  const int64_t label = labels_[index / count_];
+  json.set("index", io::Json::number(index));
+  json.set("class_id", io::Json::number(label));
+  if (!names_.empty()) json.set("class_name", io::Json::string(names_[label]));
+  return json;
+}
+
+void ImageSampling::show_progress(int64_t new_tokens) {
+  tokens_done_ += new_tokens;
+  const double seconds = std::chrono::duration<double>(Clock::now() - drawing_since_).count();
+  const double rate = static_cast<double>(tokens_done_) / std::max(seconds, 1e-9);
+  progress_->update(
+      tokens_done_,
+      str_cat(format_fixed(rate, 1), " tokens/s | ",
+              format_fixed(rate / static_cast<double>(session_->num_tokens()), 2), " images/s"));
+}
+
+void ImageSampling::draw_batch(int64_t first, int64_t size) {
+  std::vector<SampleSession::Image> images;
+  for (int64_t i = first; i < first + size; ++i) {
+    images.push_back({.index = static_cast<uint64_t>(i), .label = labels_[i / count_]});
+  }
+  const auto batch = session_->draw(images, [&](int64_t tokens) { show_progress(tokens); });
+  codes_.push_back(batch.code_BN);
+  const at::Tensor pixels_BHW3 = to_uint8(batch.image_B3HW);
+  for (int64_t b = 0; b < size; ++b) {
+    io::Json parameters = describe(first + b);
+    for (const auto& [name, value] : settings_.members) parameters.set(name, value);
+    folder_.write(
+        png_name(first + b),
+        data::encode_png(as_image(pixels_BHW3[b]),
+                         {{"Software", "vgen"}, {"parameters", io::dump_json(parameters)}}));
+    if (static_cast<int64_t>(grid_.size()) < kMaxGridImages) grid_.push_back(pixels_BHW3[b]);
+  }
+}
+
+void ImageSampling::write_summary(const SampleResult& result) {
+  const auto in_grid = static_cast<int64_t>(grid_.size());
+  const int64_t columns =
+      count_ > 1 ? std::min<int64_t>(count_, 20) : std::min<int64_t>(in_grid, 8);
+  folder_.write("grid.png", data::encode_png(as_image(image_grid(at::stack(grid_), columns))));
+  const int64_t side = session_->grid_size();
+  io::write_npy(folder_.file("codes.npy"),
+                checkpoint::as_array(at::cat(codes_).view({num_images_, side, side})));
+  io::Json json = io::Json::object();
+  json.set("settings", settings_);
+  json.set("engine", io::Json::string(session_->description()));
+  json.set("image_size", io::Json::number(session_->image_size()));
+  json.set("tokens_per_second",
+           io::Json::number(static_cast<double>(result.tokens) / result.generate_seconds));
+  json.set("load_seconds", io::Json::number(result.load_seconds));
+  json.set("generate_seconds", io::Json::number(result.generate_seconds));
+  json.set("decode_seconds", io::Json::number(result.decode_seconds));
+  io::Json images = io::Json::array();
+  for (int64_t i = 0; i < num_images_; ++i) {
+    io::Json image = describe(i);
+    image.set("file", io::Json::string(png_name(i)));
+    images.add(std::move(image));
+  }
+  json.set("images", std::move(images));
+  const std::string text = io::dump_json(json, 1) + "\n";
+  folder_.write("samples.json", std::as_bytes(std::span(text.data(), text.size())));
+}
+
+SampleResult ImageSampling::run() {
+  const auto start = Clock::now();
+  prepare();
+  drawing_since_ = Clock::now();
+  for (int64_t first = 0; first < num_images_; first += session_->batch_size()) {
+    draw_batch(first, std::min(session_->batch_size(), num_images_ - first));
+  }
+  SampleResult result = session_->times();
+  result.images = num_images_;
+  write_summary(result);
+  folder_.commit();
+  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  progress_->finish(format_result(result));
+  return result;
+}
+
+}  // namespace
+
+io::Json settings_json(const SampleConfig& config) {
+  const infer::GenerateSettings& settings = config.settings;
+  io::Json json = io::Json::object();
+  json.set("checkpoint", io::Json::string(config.checkpoint));
+  json.set("tokenizer", io::Json::string(config.tokenizer));
+  json.set("seed", io::Json::number(static_cast<int64_t>(settings.seed)));
+  json.set("cfg_scale", io::Json::number(settings.cfg_scale));
+  json.set("cfg_interval", io::Json::number(settings.cfg_interval));
+  json.set("temperature", io::Json::number(settings.filter.temperature));
+  json.set("top_k", io::Json::number(settings.filter.top_k));
+  json.set("top_p", io::Json::number(settings.filter.top_p));
+  json.set("precision", io::Json::string(config.precision));
+  return json;
+}
+
+std::string format_result(const SampleResult& result) {
+  const double images = static_cast<double>(result.images);
+  return str_cat(format_count(result.images), " images, load ",
+                 format_fixed(result.load_seconds, 2), " s, tokens ",
+                 format_fixed(result.generate_seconds, 2), " s (",
+                 format_fixed(static_cast<double>(result.tokens) / result.generate_seconds, 1),
+                 " tokens/s), decode ", format_fixed(result.decode_seconds, 2), " s, ",
+                 format_fixed(images / result.seconds, 2), " images/s in all");
+}
+
+SampleResult sample_images(const SampleImagesConfig& config) {
+  infer::validate(config.model.settings);
+  require(config.count >= 1, ErrorCode::kInvalidArgument, "count ", config.count,
+          ": expected at least 1");
+  return ImageSampling(config).run();
+}
+
+}  // namespace vgen::eval
