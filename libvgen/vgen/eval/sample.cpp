@@ -40,7 +40,7 @@ data::Image as_image(const at::Tensor& image_HW3) {
   const uint8_t* bytes = pixels.const_data_ptr<uint8_t>();
   return {.width = pixels.size(1),
           .height = pixels.size(0),
-          .rgb = std::vector<uint8_t>(bytes, bytes + pixels.numel())};
+          .rgb = data::Pixels(bytes, bytes + pixels.numel())};
 }
 
 class ImageSampling {

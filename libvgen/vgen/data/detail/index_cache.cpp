@@ -87,11 +87,10 @@ CachedList cached_list(const std::string& path, const DatasetConfig& config, con
 
 std::string unpacked_path(const DatasetConfig& config) {
   const bool has_place = config.index_cache != "auto" && config.index_cache != "off";
-  std::string folder = has_place ? config.index_cache : default_cache_folder();
-  if (folder.empty()) folder = ".";
+  const fs::path folder = has_place ? config.index_cache : default_cache_folder();
   std::error_code ignored;  // the write reports a missing folder
-  fs::create_directories(folder, ignored);
-  fs::path path = fs::path(folder) / cache_name(config.path, stamp_of(config.path));
+  if (!folder.empty()) fs::create_directories(folder, ignored);
+  fs::path path = folder / cache_name(config.path, stamp_of(config.path));
   path += ".tar";
   return path;
 }
