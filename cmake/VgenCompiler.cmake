@@ -12,11 +12,12 @@ if(VGEN_CCACHE)
 endif()
 
 # -fPIC everywhere, tests and apps too: objects of one precompiled header need equal settings.
-# -Wno-restrict: g++ 12 warns falsely about std::string::append and insert (GCC bug 105329).
+# -Wno-restrict, -Wno-stringop-overflow: g++ 12 warns falsely about std::string::append, assign and
+# insert (GCC bug 105329).
 add_library(vgen_flags INTERFACE)
 target_compile_options(vgen_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-fPIC;-Wall;-Wextra;-Wno-unused-parameter>
-  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess;-Wno-restrict>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess;-Wno-restrict;-Wno-stringop-overflow>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${VGEN_WERROR}>>:-Werror>)
 if(VGEN_SANITIZE)
   set(flags -fsanitize=${VGEN_SANITIZE} -fno-omit-frame-pointer)
