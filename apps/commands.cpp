@@ -4,6 +4,7 @@ namespace vgen::apps {
 
 void add_commands(CLI::App& app) {
   add_train(app);
+  add_extract(app);
   add_reconstruct(app);
   add_sample(app);
   add_inspect(app);

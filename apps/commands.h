@@ -8,6 +8,7 @@ class App;
 namespace vgen::apps {
 
 void add_train(CLI::App& app);
+void add_extract(CLI::App& app);
 void add_reconstruct(CLI::App& app);
 void add_sample(CLI::App& app);
 void add_inspect(CLI::App& app);

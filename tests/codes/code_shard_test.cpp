@@ -112,7 +112,8 @@ TEST_CASE("code shards: what is written is read", "[codes]") {
 TEST_CASE("code shards: an empty one is one", "[codes]") {
   const test::TempDir temp;
   ShardBuilder(test::tiny_info()).write(temp.path(), 0, info_to_json(test::tiny_info()));
-  CHECK(check_shard(temp / shard_name(0), test::tiny_info()).images == 0);
+  CHECK(check_shard(temp / shard_name(0), test::tiny_info(), info_to_json(test::tiny_info()))
+            .images == 0);
 }
 
 TEST_CASE("code shards: the bytes depend on the contents alone", "[codes]") {
@@ -137,12 +138,13 @@ TEST_CASE("code shards: every damaged byte is noticed", "[codes]") {
   for (auto byte = 8 + header; byte < static_cast<int64_t>(good.size()); ++byte) {
     test::flip_byte(path, byte);
     CAPTURE(byte);
-    CHECK_THAT(test::error_of([&] { check_shard(path, info); }), Contains(shard_name(0) + ":"));
+    CHECK_THAT(test::error_of([&] { check_shard(path, info, info_to_json(info)); }),
+               Contains(shard_name(0) + ":"));
     test::write_file(path, good);
   }
   for (const size_t size : {size_t{0}, size_t{7}, size_t{100}, good.size() - 1}) {
     test::write_file(path, good.substr(0, size));
-    CHECK_THROWS_AS(check_shard(path, info), Error);
+    CHECK_THROWS_AS(check_shard(path, info, info_to_json(info)), Error);
   }
 }
 

@@ -39,7 +39,7 @@ void write_codes(const std::string& folder, const codes::CodeInfo& info, int64_t
     const int64_t number = begin / shard_size;
     shard.write(folder, number, index.settings);
     index.shards.push_back(
-        codes::check_shard(str_cat(folder, "/", codes::shard_name(number)), info));
+        codes::check_shard(str_cat(folder, "/", codes::shard_name(number)), info, index.settings));
   }
   index.num_images = images;
   codes::write_index(folder, index);

@@ -250,8 +250,12 @@ void write_index(const std::string& folder, const CodeIndex& index) {
   io::write_file_atomically(str_cat(folder, "/", kIndexName), io::dump_json(json, 1) + "\n");
 }
 
-ShardEntry check_shard(const std::string& path, const CodeInfo& info) {
+ShardEntry check_shard(const std::string& path, const CodeInfo& info, const Json& settings) {
   const Shard shard = open_shard(path);
+  if (const auto difference = first_difference(shard.settings, settings)) {
+    throw_error(ErrorCode::kInvalidArgument, path,
+                ": belongs to another extraction: ", *difference);
+  }
   require(shard.codes.dtype == info.dtype() && shard.num_crops() == info.num_crops() &&
               shard.num_tokens() == info.num_tokens(),
           kCorrupt, path, ": 'codes' is ", io::dtype_name(shard.codes.dtype), " ",

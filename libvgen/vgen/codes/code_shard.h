@@ -104,8 +104,9 @@ CodeIndex read_index(const std::string& folder);
 /// Atomically. Two processes that write the same index do no harm.
 void write_index(const std::string& folder, const CodeIndex& index);
 
-/// Reads every byte of a shard: checksums of all crops and tables. Throws like open_shard.
-ShardEntry check_shard(const std::string& path, const CodeInfo& info);
+/// Reads every byte of a shard: checksums of all crops and tables. Throws like open_shard, and
+/// Error(kInvalidArgument) for a shard with other settings: which.
+ShardEntry check_shard(const std::string& path, const CodeInfo& info, const io::Json& settings);
 
 /// "crops is ["center"], expected ["ten_crop:1.1"]" for the first difference between two objects;
 /// none when they are equal.
