@@ -64,6 +64,16 @@ TEST_CASE("optimizer: equals torch::optim's Adam and AdamW", "[train]") {
       {.kind = "adamw", .lr = 1e-2, .weight_decay = 0.1});
 }
 
+TEST_CASE("optimizer: a step is seen by who keeps something derived from a parameter", "[train]") {
+  const auto parameters = parameters_of({"a.weight", "a.bias"});
+  Optimizer optimizer({}, parameters);
+  set_gradients(parameters, 1);
+  const auto before = parameters[0].tensor._version();
+  optimizer.step({});
+  CHECK(parameters[0].tensor._version() > before);
+  CHECK(parameters[1].tensor._version() > 0);
+}
+
 TEST_CASE("optimizer: strides of axes of length 1 do not matter", "[train]") {
   const auto weight = torch::ones({4, 3, 1, 1}).requires_grad_();  // of a 1x1 convolution
   weight.mutable_grad() =

@@ -102,6 +102,9 @@ void Optimizer::step(const Rates& rates, const std::optional<at::Tensor>& found_
            config_.lr * rates.lr * group.lr_scale, config_.beta1, config_.beta2,
            group.weight_decay * rates.weight_decay, config_.eps, /*amsgrad=*/false,
            /*maximize=*/false, /*grad_scale=*/std::optional<at::Tensor>(), found_inf);
+    // quirk: LibTorch's fused kernels do not count their writes; whoever keeps what is derived from
+    // a parameter (nn/weight_cache.h) would not see them.
+    for (const at::Tensor& parameter : parameters) parameter.unsafeGetTensorImpl()->bump_version();
     if (found_inf) at::_foreach_sub_(steps, std::vector<at::Tensor>(steps.size(), *found_inf));
   }
 }
