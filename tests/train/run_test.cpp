@@ -26,12 +26,12 @@ class SmallRun {
  public:
   SmallRun() {
     for (int i = 0; i < 12; ++i) {
-      data::Image image{.width = 20, .height = 18, .rgb = std::vector<uint8_t>(20 * 18 * 3)};
+      data::Image image{.width = 20, .height = 18, .rgb = data::Pixels(20 * 18 * 3)};
       Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
       for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
       const auto png = data::encode_png(image);
       fs::create_directories(dir_ / "images/a");
-      test::write_file(dir_ / "images/a/" + std::to_string(i) + ".png",
+      test::write_file(dir_ / str_cat("images/a/", static_cast<int64_t>(i), ".png"),
                        {reinterpret_cast<const char*>(png.data()), png.size()});
     }
     const std::string images = dir_ / "images";
