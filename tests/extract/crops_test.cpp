@@ -17,7 +17,7 @@ data::Image read_image(const std::string& name) {
   const auto pixels = array.as<uint8_t>();
   return {.width = array.shape[1],
           .height = array.shape[0],
-          .rgb = std::vector<uint8_t>(pixels.begin(), pixels.end())};
+          .rgb = data::Pixels(pixels.begin(), pixels.end())};
 }
 
 }  // namespace
