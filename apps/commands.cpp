@@ -10,6 +10,7 @@ void add_commands(CLI::App& app) {
   add_inspect(app);
   add_convert(app);
   add_data(app);
+  add_bench(app);
   add_doctor(app);
   add_completion(app);
 }

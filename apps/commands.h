@@ -14,6 +14,7 @@ void add_sample(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_data(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_completion(CLI::App& app);
 

@@ -1,0 +1,68 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "commands.h"
+#include "vgen/bench/tokenizer_bench.h"
+
+namespace vgen::apps {
+
+namespace {
+struct Options {
+  bench::TokenizerBenchConfig config;
+  bool is_json = false;
+};
+
+void add_bench_tokenizer(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  bench::TokenizerBenchConfig& config = options->config;
+  auto* command = app.add_subcommand(
+      "tokenizer", "Encoding, decoding and training of the VQGAN, random weights");
+  command->add_option("--model", config.model, "VQ-16 or VQ-8")
+      ->check(CLI::IsMember({"VQ-16", "VQ-8"}))
+      ->capture_default_str();
+  command->add_option("--mode", config.modes, "encode, decode, train")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"encode", "decode", "train"}))
+      ->capture_default_str();
+  command->add_option("--batch", config.batches, "Images at once in encode and decode")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--train-batch", config.train_batch, "Images of a training step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--image-size", config.image_size, "Side of the images")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--precision", config.precisions, "What the model computes in")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  command->add_option("--device", config.device, "auto, cpu, cuda or cuda:N")
+      ->capture_default_str();
+  command->add_option("--threads", config.threads, "0 = one per core")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--repeats", config.repeats, "Timed runs of each case; the median counts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->is_json, "Machine-readable");
+  command->footer("Example:\n  vgen bench tokenizer --mode decode --batch 1,8 --precision bf16\n");
+  command->callback([options] {
+    const auto report = bench::bench_tokenizer(options->config);
+    std::fputs(
+        (options->is_json ? bench::report_json(report) : bench::format_report(report)).c_str(),
+        stdout);
+  });
+}
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* command = app.add_subcommand("bench", "Measure the speed of a part on this machine");
+  command->require_subcommand(1);
+  command->footer("Example:\n  vgen bench tokenizer --mode encode --batch 1\n");
+  add_bench_tokenizer(*command);
+}
+
+}  // namespace vgen::apps

@@ -1,0 +1,329 @@
+#include "vgen/bench/tokenizer_bench.h"
+
+#include <torch/cuda.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "vgen/core/error.h"
+#include "vgen/core/log.h"
+#include "vgen/core/strings.h"
+#include "vgen/kernels/cpu_isa.h"
+#include "vgen/tensor/device.h"
+#include "vgen/tokenizer/vq_loss.h"
+#include "vgen/tokenizer/vqgan.h"
+#include "vgen/train/optimizer.h"
+
+namespace vgen::bench {
+namespace {
+
+using tokenizer::Vqgan;
+using tokenizer::VqganConfig;
+
+/// Linux: forgets the peak of the resident memory so far.
+void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+double peak_rss_mb() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    double kib = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %lf", &kib) == 1) return kib / 1024;
+  }
+  return 0;
+}
+
+double median_seconds(const c10::Device& device, int64_t repeats,
+                      const std::function<void()>& body) {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i <= repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    if (device.is_cuda()) torch::cuda::synchronize(device.index());
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    if (i > 0) seconds.push_back(elapsed.count());  // the first one allocates and compiles
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+/// GFLOP/s of a matrix product. float32's counts for bf16 too where bf16 is slower.
+double gemm_gflops(const c10::Device& device, c10::ScalarType dtype) {
+  const auto measure = [&](c10::ScalarType type, int64_t n) {
+    const auto a = torch::randn({n, n}, device).to(type), b = torch::randn({n, n}, device).to(type);
+    const double seconds = median_seconds(device, 3, [&] { a.mm(b); });
+    return 2.0 * static_cast<double>(n * n * n) / seconds / 1e9;
+  };
+  const double single = measure(torch::kFloat32, 1536);
+  if (dtype == torch::kFloat32) return single;
+  const double small = measure(dtype, 256);  // seconds even where it is emulated
+  return small < single ? single : measure(dtype, 1536);
+}
+
+/// Counts the operations of direct convolutions.
+struct FlopCount {
+  double total = 0;
+  void conv(int64_t in, int64_t out, int64_t side, int64_t kernel = 3) {
+    total += 2.0 * static_cast<double>(in * out * kernel * kernel * side * side);
+  }
+  void res_block(int64_t in, int64_t out, int64_t side) {
+    conv(in, out, side);
+    conv(out, out, side);
+    if (in != out) conv(in, out, side, 1);
+  }
+  void attention(int64_t channels, int64_t side) {
+    for (int i = 0; i < 4; ++i) conv(channels, channels, side, 1);
+    total += 4.0 * static_cast<double>(channels) * std::pow(static_cast<double>(side), 4);
+  }
+};
+
+double encoder_flops(const VqganConfig& config, int64_t side) {
+  FlopCount count;
+  count.conv(3, config.ch, side);
+  int64_t channels = config.ch;
+  for (size_t level = 0; level < config.encoder_ch_mult.size(); ++level) {
+    const int64_t out = config.ch * config.encoder_ch_mult[level];
+    const bool is_last = level + 1 == config.encoder_ch_mult.size();
+    for (int64_t i = 0; i < config.num_res_blocks; ++i, channels = out) {
+      count.res_block(channels, out, side);
+      if (is_last) count.attention(out, side);
+    }
+    if (!is_last) count.conv(out, out, side /= 2);
+  }
+  count.res_block(channels, channels, side);
+  count.attention(channels, side);
+  count.res_block(channels, channels, side);
+  count.conv(channels, config.z_channels, side);
+  return count.total;
+}
+
+double decoder_flops(const VqganConfig& config, int64_t side) {
+  FlopCount count;
+  const size_t levels = config.decoder_ch_mult.size();
+  side >>= levels - 1;
+  int64_t channels = config.ch * config.decoder_ch_mult.back();
+  count.conv(config.z_channels, channels, side);
+  count.res_block(channels, channels, side);
+  count.attention(channels, side);
+  count.res_block(channels, channels, side);
+  for (size_t level = levels; level-- > 0;) {
+    const int64_t out = config.ch * config.decoder_ch_mult[level];
+    for (int64_t i = 0; i <= config.num_res_blocks; ++i, channels = out) {
+      count.res_block(channels, out, side);
+      if (level + 1 == levels) count.attention(out, side);
+    }
+    if (level != 0) count.conv(out, out, side *= 2);
+  }
+  count.conv(channels, 3, side);
+  return count.total;
+}
+
+constexpr int64_t kVggWidths[] = {64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512};
+constexpr int kVggIndices[] = {0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28};
+constexpr bool kVggHalves[] = {false, false, true,  false, true,  false, false,
+                               true,  false, false, true,  false, false};
+
+/// Forward and backward of everything in a step: model and discriminator take 3 forwards' worth
+/// (the discriminator sees two batches, and one more to push the generator, for which its weights
+/// need no gradient), LPIPS two forwards and one gradient to the image.
+double train_flops(const VqganConfig& config, int64_t side) {
+  FlopCount vgg;
+  int64_t channels = 3, vgg_side = side;
+  for (size_t i = 0; i < std::size(kVggWidths); ++i) {
+    if (kVggHalves[i]) vgg_side /= 2;
+    vgg.conv(channels, kVggWidths[i], vgg_side);
+    channels = kVggWidths[i];
+  }
+  FlopCount patchgan;
+  patchgan.conv(3, 64, side / 2, 4);
+  patchgan.conv(64, 128, side / 4, 4);
+  patchgan.conv(128, 256, side / 8, 4);
+  patchgan.conv(256, 512, side / 8 - 1, 4);
+  patchgan.conv(512, 1, side / 8 - 2, 4);
+  return 3 * (encoder_flops(config, side) + decoder_flops(config, side)) + 3 * vgg.total +
+         8 * patchgan.total;
+}
+
+tokenizer::Lpips random_lpips() {
+  tokenizer::NamedWeights vgg, lin;
+  int64_t channels = 3, taps = 0;
+  for (size_t i = 0; i < std::size(kVggWidths); ++i) {
+    const std::string name = str_cat("features.", kVggIndices[i]);
+    const double scale = std::sqrt(2.0 / static_cast<double>(channels * 9));
+    vgg[name + ".weight"] = torch::randn({kVggWidths[i], channels, 3, 3}) * scale;
+    vgg[name + ".bias"] = torch::zeros({kVggWidths[i]});
+    channels = kVggWidths[i];
+    if (i + 1 == std::size(kVggWidths) || kVggHalves[i + 1]) {
+      lin[str_cat("lin", taps++, ".model.1.weight")] = torch::rand({1, channels, 1, 1}) / 100;
+    }
+  }
+  return tokenizer::Lpips(vgg, lin);
+}
+
+/// One model, and what a training step needs once it is asked for.
+class Subject {
+ public:
+  Subject(const TokenizerBenchConfig& config, const c10::Device& device)
+      : config_(config), device_(device), vqgan_(tokenizer::vqgan_preset(config.model)) {
+    vqgan_->to(device);
+  }
+
+  TokenizerBenchRow run(const std::string& mode, const std::string& precision, int64_t batch) {
+    const auto dtype = parse_precision(precision);
+    vqgan_->set_compute_dtype(dtype);
+    const double gemm = gemm_gflops(device_, dtype);
+    const int64_t side = config_.image_size;
+    const torch::Tensor image_B3HW = torch::rand({batch, 3, side, side}, device_) * 2 - 1;
+    reset_peak_rss();
+    double flops = 0, seconds = 0;
+    if (mode == "train") {
+      flops = train_flops(vqgan_->config(), side);
+      seconds = time_training(dtype, image_B3HW);
+    } else {
+      const torch::NoGradGuard no_grad;
+      vqgan_->eval();
+      const int64_t code_side = side / vqgan_->config().downsample();
+      const torch::Tensor index_N =
+          torch::randint(vqgan_->config().codebook_size, {batch * code_side * code_side}, device_);
+      const bool is_encode = mode == "encode";
+      flops =
+          is_encode ? encoder_flops(vqgan_->config(), side) : decoder_flops(vqgan_->config(), side);
+      seconds = median_seconds(device_, config_.repeats, [&] {
+        if (is_encode) {
+          vqgan_->encode(image_B3HW);
+        } else {
+          vqgan_->decode_code(index_N, batch, code_side, code_side);
+        }
+      });
+    }
+    const double images = static_cast<double>(batch), gflops = images * flops / seconds / 1e9;
+    return {.mode = mode,
+            .precision = precision,
+            .batch = batch,
+            .seconds = seconds,
+            .images_per_second = images / seconds,
+            .gflops = gflops,
+            .gemm_share = gflops / gemm,
+            .peak_rss_mb = peak_rss_mb()};
+  }
+
+ private:
+  double time_training(c10::ScalarType dtype, const torch::Tensor& image_B3HW) {
+    vqgan_->train();
+    tokenizer::VqLossConfig loss_config;
+    loss_config.disc_start = 0;
+    tokenizer::VqLoss loss(loss_config, config_.image_size, random_lpips());
+    loss->to(device_);
+    loss->set_compute_dtype(dtype);
+    loss->train();
+    const train::OptimizerConfig adam;
+    train::Optimizer generator(adam, checkpoint::named_parameters(*vqgan_));
+    train::Optimizer discriminator(adam, checkpoint::named_parameters(*loss->discriminator));
+    const auto update = [](train::Optimizer& optimizer, const torch::Tensor& total) {
+      optimizer.zero_grad();
+      total.backward();
+      torch::nn::utils::clip_grad_norm_(optimizer.parameters(), 1.0);
+      optimizer.step({});
+    };
+    return median_seconds(device_, config_.repeats, [&] {
+      torch::Tensor recon_B3HW;
+      {
+        const auto output = vqgan_->forward(image_B3HW);
+        const auto terms = loss->generator_loss({.image_B3HW = image_B3HW,
+                                                 .recon_B3HW = output.image_B3HW,
+                                                 .quantizer = output.quantized.losses,
+                                                 .step = 1,
+                                                 .last_weight = {}});
+        recon_B3HW = output.image_B3HW.detach();
+        update(generator, terms.loss);
+      }
+      update(discriminator, loss->discriminator_loss(image_B3HW, recon_B3HW, 1).loss);
+    });
+  }
+
+  TokenizerBenchConfig config_;
+  c10::Device device_;
+  Vqgan vqgan_;
+};
+
+void check(const TokenizerBenchConfig& config) {
+  for (const std::string& mode : config.modes) {
+    require(mode == "encode" || mode == "decode" || mode == "train", ErrorCode::kInvalidArgument,
+            "bench: mode '", printable(mode), "' is unknown, expected encode, decode or train");
+  }
+  for (const int64_t batch : config.batches) {
+    require(batch >= 1, ErrorCode::kInvalidArgument, "bench: batch ", batch,
+            ", expected at least 1");
+  }
+  require(config.repeats >= 1 && config.train_batch >= 1, ErrorCode::kInvalidArgument,
+          "bench: repeats ", config.repeats, " and train batch ", config.train_batch,
+          ", expected both at least 1");
+  const int64_t factor = tokenizer::vqgan_preset(config.model).downsample();
+  require(config.image_size >= 32 && config.image_size % factor == 0, ErrorCode::kInvalidArgument,
+          "bench: image size ", config.image_size, ", expected a multiple of ", factor,
+          ", at least 32");
+}
+
+}  // namespace
+
+TokenizerBenchReport bench_tokenizer(const TokenizerBenchConfig& config) {
+  check(config);
+  const c10::Device device = parse_device(config.device);
+  TokenizerBenchReport report{.device = device.str(),
+                              .cpu_isa = kernels::cpu_isa_name(kernels::best_cpu_isa()),
+                              .threads = set_num_threads(config.threads),
+                              .rows = {}};
+  torch::manual_seed(0);
+  Subject subject(config, device);
+  for (const std::string& mode : config.modes) {
+    for (const std::string& precision : config.precisions) {
+      const auto batches =
+          mode == "train" ? std::vector<int64_t>{config.train_batch} : config.batches;
+      for (const int64_t batch : batches) {
+        report.rows.push_back(subject.run(mode, precision, batch));
+      }
+    }
+  }
+  return report;
+}
+
+std::string format_report(const TokenizerBenchReport& report) {
+  std::string text = str_cat(report.device, ", ", report.threads, " threads, kernels for ",
+                             report.cpu_isa, "; medians; FLOPs as of direct convolutions\n",
+                             "mode    precision  batch    seconds   images/s    GFLOP/s   "
+                             "of GEMM   peak RSS MB\n");
+  for (const TokenizerBenchRow& row : report.rows) {
+    char line[160];
+    std::snprintf(line, sizeof(line), "%-7s %-9s %6lld %10.4f %10.2f %10.1f %8.0f%% %13.0f\n",
+                  row.mode.c_str(), row.precision.c_str(), static_cast<long long>(row.batch),
+                  row.seconds, row.images_per_second, row.gflops, 100 * row.gemm_share,
+                  row.peak_rss_mb);
+    text += line;
+  }
+  return text;
+}
+
+std::string report_json(const TokenizerBenchReport& report) {
+  nlohmann::ordered_json json;
+  json["device"] = report.device;
+  json["cpu_isa"] = report.cpu_isa;
+  json["threads"] = report.threads;
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const TokenizerBenchRow& row : report.rows) {
+    json["rows"].push_back({{"mode", row.mode},
+                            {"precision", row.precision},
+                            {"batch", row.batch},
+                            {"seconds", row.seconds},
+                            {"images_per_second", row.images_per_second},
+                            {"gflops", row.gflops},
+                            {"gemm_share", row.gemm_share},
+                            {"peak_rss_mb", row.peak_rss_mb}});
+  }
+  return json.dump(2) + "\n";
+}
+
+}  // namespace vgen::bench

@@ -1,0 +1,48 @@
+#pragma once
+// Speed and memory of the tokenizer with random weights: what `vgen bench tokenizer` prints.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vgen::bench {
+
+struct TokenizerBenchConfig {
+  std::string model = "VQ-16";  ///< or "VQ-8"
+  /// "encode" (image to codes), "decode" (codes to image), "train" (generator and discriminator
+  /// step with LPIPS, PatchGAN and Adam)
+  std::vector<std::string> modes = {"encode", "decode", "train"};
+  std::vector<int64_t> batches = {1, 8};  ///< of encode and decode
+  int64_t train_batch = 2;
+  int64_t image_size = 256;
+  std::vector<std::string> precisions = {"fp32", "bf16"};
+  std::string device = "auto";
+  int threads = 0;      ///< 0: one per core
+  int64_t repeats = 5;  ///< timed runs of each case, after one that is not
+};
+
+struct TokenizerBenchRow {
+  std::string mode, precision;
+  int64_t batch = 0;
+  double seconds = 0;  ///< median
+  double images_per_second = 0;
+  double gflops = 0;       ///< per second, counted as direct convolutions; forward and backward
+  double gemm_share = 0;   ///< of the speed of a matrix product measured just before. Above 1 where
+                           ///< a convolution needs fewer operations than the direct one
+  double peak_rss_mb = 0;  ///< of the process during this case; 0 where the system cannot tell
+};
+
+struct TokenizerBenchReport {
+  std::string device, cpu_isa;
+  int threads = 0;
+  std::vector<TokenizerBenchRow> rows;
+};
+
+/// Throws Error(kInvalidArgument) for a config out of range.
+TokenizerBenchReport bench_tokenizer(const TokenizerBenchConfig& config);
+
+/// A table; and the same as JSON.
+std::string format_report(const TokenizerBenchReport& report);
+std::string report_json(const TokenizerBenchReport& report);
+
+}  // namespace vgen::bench
