@@ -210,8 +210,13 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
                        .is_upsampled = o[6] != 0};
     const torch::Tensor gradient_BOHW = gradients[0].to(x_BCHW.scalar_type()).contiguous(kLast);
     const bool has_norm = norm_weight_C.defined();
-    const bool want_weight = saved[1].requires_grad();
-    const bool want_x = context->needs_input_grad(0) || (has_norm && norm_weight_C.requires_grad());
+    // Edges are counted over the tensors that were given. Asking the tensors instead would count
+    // those that were frozen for the forward pass alone.
+    const size_t norm_edge = saved[2].defined() ? 3 : 2;
+    const bool want_weight = context->needs_input_grad(1) ||
+                             (saved[2].defined() && context->needs_input_grad(2));
+    const bool want_x =
+        context->needs_input_grad(0) || (has_norm && context->needs_input_grad(norm_edge));
     const kernels::GroupNormParameters norm{norm_weight_C, norm_bias_C, /*has_silu=*/true};
     const torch::Tensor input_BCHW =
         has_norm && want_weight ? kernels::group_norm_apply(x_BCHW, stats, norm) : x_BCHW;
