@@ -61,8 +61,12 @@ void add_bench_tokenizer(CLI::App& app) {
 void add_bench(CLI::App& app) {
   auto* command = app.add_subcommand("bench", "Measure the speed of a part on this machine");
   command->require_subcommand(1);
-  command->footer("Example:\n  vgen bench tokenizer --mode encode --batch 1\n");
+  command->footer(
+      "Examples:\n"
+      "  vgen bench tokenizer --mode encode --batch 1\n"
+      "  vgen bench gpt --size B --precision bf16\n");
   add_bench_tokenizer(*command);
+  add_bench_gpt(*command);
 }
 
 }  // namespace vgen::apps

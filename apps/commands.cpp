@@ -1,5 +1,7 @@
 #include "commands.h"
 
+#include <CLI/CLI.hpp>
+
 namespace vgen::apps {
 
 void add_commands(CLI::App& app) {

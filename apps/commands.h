@@ -11,6 +11,7 @@ void add_train(CLI::App& app);
 void add_extract(CLI::App& app);
 void add_reconstruct(CLI::App& app);
 void add_sample(CLI::App& app);
+void add_bench_gpt(CLI::App& bench);
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_data(CLI::App& app);

@@ -1,6 +1,7 @@
 #include "vgen/infer/gpt_engine.h"
 
 #include "vgen/infer/detail/gpt_cpu_engine.h"
+#include "vgen/infer/detail/gpt_tensor_engine.h"
 #include "vgen/tensor/device.h"
 
 namespace vgen::infer {
@@ -12,7 +13,9 @@ std::unique_ptr<GptEngine> make_gpt_engine(const GptWeights& weights,
   require(options.precision == "fp32" || options.precision == "bf16" || options.precision == "int8",
           ErrorCode::kInvalidArgument, "precision '", printable(options.precision),
           "': expected fp32, bf16 or int8");
-  return make_gpt_cpu_engine(weights, options);
+  const bool is_cpu = parse_device(options.device).is_cpu();
+  if (is_cpu && options.use_own_kernels) return make_gpt_cpu_engine(weights, options);
+  return make_gpt_tensor_engine(weights, options);
 }
 
 }  // namespace vgen::infer

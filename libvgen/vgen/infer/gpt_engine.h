@@ -25,6 +25,8 @@ struct GptEngineOptions {
   int64_t num_slots = 2;                          ///< sequences at a time; a guided image takes two
   std::string device = "cpu";                     ///< as parse_device
   kernels::CpuIsa isa = kernels::best_cpu_isa();  ///< highest instruction level used
+  /// false: LibTorch's operators on the CPU too, as on other devices.
+  bool use_own_kernels = true;
 };
 
 /// Starts a sequence in a slot; whatever was there is forgotten.
@@ -53,8 +55,9 @@ struct GptChoice {
   int64_t index = 0;   ///< number of the token within it
 };
 
-/// Not thread-safe: one thread drives it. Equal inputs give equal logits to the last bit, whatever
-/// else is in the batch and however many threads run.
+/// Not thread-safe: one thread drives it. With our own kernels equal inputs give equal logits to
+/// the last bit, whatever else is in the batch and however many threads run; LibTorch's operators
+/// round differently in batches of other sizes.
 class GptEngine {
  public:
   virtual ~GptEngine() = default;

@@ -1,0 +1,13 @@
+#pragma once
+// The engine on LibTorch's operators, for any device; on CUDA a step is a captured graph.
+
+#include <memory>
+
+#include "vgen/infer/gpt_engine.h"
+
+namespace vgen::infer {
+
+std::unique_ptr<GptEngine> make_gpt_tensor_engine(const GptWeights& weights,
+                                                  const GptEngineOptions& options);
+
+}  // namespace vgen::infer
