@@ -15,6 +15,7 @@ codebook_used becomes a plain buffer, torchvision's VGG16 is replaced by the sam
 weights, and LPIPS loads no file. Only torch and numpy are needed.
 """
 import argparse
+import importlib.machinery
 import json
 import os
 import pathlib
@@ -50,7 +51,9 @@ def stand_in_modules():
 
     def module(name, **members):
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__dict__.update(members)
+        # Whoever looks for the module, as torch.optim does, asks for its spec.
+        spec = importlib.machinery.ModuleSpec(name, None)
+        sys.modules[name].__dict__.update(members, __spec__=spec)
 
     models = types.ModuleType("torchvision.models")
     models.vgg16 = vgg16
