@@ -90,6 +90,19 @@ TEST_CASE("group norm: bf16 is computed in float32 and rounded once", "[kernels]
   }
 }
 
+TEST_CASE("group norm: in place it is the same", "[kernels]") {
+  torch::manual_seed(2);
+  for (const CpuIsa isa : kAllIsas) {
+    const auto x = torch::randn({2, 64, 9, 5}).contiguous(kLast);
+    const auto stats = group_norm_stats(x, 32, kEps, isa);
+    GroupNormParameters parameters{torch::randn({64}), torch::randn({64}), true, isa};
+    const auto expected = group_norm_apply(x, stats, parameters);
+    parameters.is_in_place = true;
+    CHECK(group_norm_apply(x, stats, parameters).is_same(x));
+    CHECK(x.equal(expected));
+  }
+}
+
 TEST_CASE("group norm: silu is right far from zero", "[kernels]") {
   for (const CpuIsa isa : kAllIsas) {
     auto x = torch::cat({torch::linspace(-200, 200, 801), torch::tensor({-88.7f, 88.7f, 0.f})})

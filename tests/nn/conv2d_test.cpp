@@ -94,6 +94,21 @@ TEST_CASE("conv2d: values and gradients equal those of separate operators", "[nn
   }
 }
 
+TEST_CASE("conv2d: a spent input changes no value, and is kept where gradients need it", "[nn]") {
+  torch::manual_seed(3);
+  Conv2d conv(conv3x3(32, 32));
+  GroupNorm norm(32);
+  const auto x = torch::randn({2, 32, 9, 12}).contiguous(kLast);
+  const auto copy = x.clone();
+  const Conv2dExtras spent{.norm_silu = norm.get(), .is_input_spent = true};
+  const auto expected = conv->forward_with(x, {.norm_silu = norm.get()}).detach();
+  CHECK(conv->forward_with(x, spent).detach().equal(expected));
+  CHECK(x.equal(copy));
+  const torch::NoGradGuard no_grad;
+  CHECK(conv->forward_with(x, spent).equal(expected));
+  CHECK_FALSE(x.equal(copy));
+}
+
 TEST_CASE("conv2d: bf16 values and gradients stay near float32's", "[nn]") {
   torch::manual_seed(1);
   for (const Case& c : cases()) {

@@ -151,7 +151,8 @@ at::Tensor group_norm_apply(const at::Tensor& x_BCHW, const GroupNormStats& stat
   const ImageKernels& kernels = image_kernels(parameters.isa);
   const GroupNormShape shape = shape_of(x_BCHW);
   const Affine affine = affine_of(shape, stats, parameters);
-  const at::Tensor out_BCHW = at::empty_like(x_BCHW, at::MemoryFormat::ChannelsLast);
+  const at::Tensor out_BCHW =
+      parameters.is_in_place ? x_BCHW : at::empty_like(x_BCHW, at::MemoryFormat::ChannelsLast);
   const Pixels in = pixels_of(x_BCHW), out = pixels_of(out_BCHW);
   for_pixels(shape, [&](int64_t image, int64_t begin, int64_t end) {
     kernels.group_norm_apply(shape, in, out, affine.scale_BC.data() + image * shape.channels,

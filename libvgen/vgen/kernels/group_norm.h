@@ -26,6 +26,7 @@ struct GroupNormParameters {
   at::Tensor weight_C, bias_C;  ///< float32
   bool has_silu = false;
   CpuIsa isa = best_cpu_isa();
+  bool is_in_place = false;  ///< group_norm_apply writes into x and returns it
 };
 
 /// (x - mean) * rstd * weight + bias, then silu of it with has_silu. Dtype and layout of x.

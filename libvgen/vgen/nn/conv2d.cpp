@@ -159,6 +159,7 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
     CpuConv conv;
     int64_t groups = 0;
     double eps = 0;
+    bool is_input_spent = false;
   };
 
   using Optional = std::optional<torch::Tensor>;  ///< absent where undefined
@@ -176,7 +177,11 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
     if (norm_weight_C.defined()) {
       stats = kernels::group_norm_stats(x_BCHW, settings.groups, settings.eps);
       input_BCHW =
-          kernels::group_norm_apply(x_BCHW, stats, {norm_weight_C, norm_bias_C, /*has_silu=*/true});
+          kernels::group_norm_apply(x_BCHW, stats,
+                                    {.weight_C = norm_weight_C,
+                                     .bias_C = norm_bias_C,
+                                     .has_silu = true,
+                                     .is_in_place = settings.is_input_spent && context == nullptr});
     }
     if (context != nullptr) {
       context->save_for_backward(
@@ -213,8 +218,8 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
     // Edges are counted over the tensors that were given. Asking the tensors instead would count
     // those that were frozen for the forward pass alone.
     const size_t norm_edge = saved[2].defined() ? 3 : 2;
-    const bool want_weight = context->needs_input_grad(1) ||
-                             (saved[2].defined() && context->needs_input_grad(2));
+    const bool want_weight =
+        context->needs_input_grad(1) || (saved[2].defined() && context->needs_input_grad(2));
     const bool want_x =
         context->needs_input_grad(0) || (has_norm && context->needs_input_grad(norm_edge));
     const kernels::GroupNormParameters norm{norm_weight_C, norm_bias_C, /*has_silu=*/true};
@@ -271,7 +276,8 @@ torch::Tensor Conv2dImpl::forward_with(const torch::Tensor& x_BCHW, const Conv2d
                .cache = is_training ? nullptr : cache_.get(),
                .is_upsampled = extras.is_upsampled},
       .groups = extras.norm_silu == nullptr ? 0 : extras.norm_silu->groups(),
-      .eps = extras.norm_silu == nullptr ? 0 : extras.norm_silu->eps()};
+      .eps = extras.norm_silu == nullptr ? 0 : extras.norm_silu->eps(),
+      .is_input_spent = extras.is_input_spent};
   torch::Tensor norm_weight_C, norm_bias_C;
   if (extras.norm_silu != nullptr) {
     norm_weight_C = extras.norm_silu->weight;

@@ -33,6 +33,8 @@ struct Conv2dExtras {
   GroupNormImpl* norm_silu = nullptr;  ///< norm->forward_silu first
   bool is_upsampled = false;           ///< x doubled in height and width (nearest)
   torch::Tensor residual_BOHW = {};    ///< dtype of x
+  bool is_input_spent = false;         ///< nobody reads x afterwards: where no gradient is wanted,
+                                       ///< its memory may be written
 };
 
 /// 2-d convolution. Parameters `weight` (O, C, K, K) and `bias` (O) stay float32; the computation

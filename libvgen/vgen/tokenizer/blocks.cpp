@@ -23,7 +23,8 @@ torch::Tensor ResBlockImpl::forward(const torch::Tensor& x_BCHW) {
     h_BCHW = torch::dropout(norm2_->forward_silu(h_BCHW), dropout_p_, /*train=*/true);
     return conv2_->forward_with(h_BCHW, {.residual_BOHW = shortcut_BCHW});
   }
-  return conv2_->forward_with(h_BCHW, {.norm_silu = norm2_.get(), .residual_BOHW = shortcut_BCHW});
+  return conv2_->forward_with(
+      h_BCHW, {.norm_silu = norm2_.get(), .residual_BOHW = shortcut_BCHW, .is_input_spent = true});
 }
 
 AttnBlockImpl::AttnBlockImpl(int64_t channels) {

@@ -94,7 +94,7 @@ torch::Tensor EncoderImpl::forward(const torch::Tensor& image_B3HW) {
   torch::Tensor h_BCHW = conv_in_(image_B3HW);
   for (EncoderLevel& level : levels_) h_BCHW = level(std::move(h_BCHW));
   h_BCHW = mid_(std::move(h_BCHW));
-  return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get()});
+  return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
 }
 
 DecoderImpl::DecoderImpl(const VqganConfig& config) {
@@ -121,7 +121,7 @@ torch::Tensor DecoderImpl::forward(const torch::Tensor& z_BZhw) {
   torch::Tensor h_BCHW = conv_in_(z_BZhw);
   h_BCHW = mid_(std::move(h_BCHW));
   for (DecoderLevel& level : levels_) h_BCHW = level(std::move(h_BCHW));
-  return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get()});
+  return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
 }
 
 }  // namespace vgen::tokenizer
