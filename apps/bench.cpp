@@ -67,6 +67,7 @@ void add_bench(CLI::App& app) {
       "  vgen bench gpt --size B --precision bf16\n");
   add_bench_tokenizer(*command);
   add_bench_gpt(*command);
+  add_bench_gpt_train(*command);
 }
 
 }  // namespace vgen::apps

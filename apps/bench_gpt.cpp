@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "vgen/bench/gpt_bench.h"
+#include "vgen/bench/gpt_train_bench.h"
 
 namespace vgen::apps {
 
@@ -12,7 +13,46 @@ struct Options {
   bench::GptBenchConfig config;
   bool is_json = false;
 };
+
+struct TrainOptions {
+  bench::GptTrainBenchConfig config;
+  bool is_json = false;
+};
 }  // namespace
+
+void add_bench_gpt_train(CLI::App& bench) {
+  auto options = std::make_shared<TrainOptions>();
+  bench::GptTrainBenchConfig& config = options->config;
+  auto* command = bench.add_subcommand("gpt-train", "Training steps of LlamaGen's GPT");
+  command->add_option("--size", config.size, "B, L, XL, XXL, XXXL, 1B, 3B, 7B; random weights")
+      ->capture_default_str();
+  command->add_option("--precision", config.precisions, "What the model computes in")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  command->add_option("--batch", config.batch, "Samples of a step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--tokens", config.num_tokens, "Tokens of a sample, a square number")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--device", config.device, "auto, cpu, cuda or cuda:N")
+      ->capture_default_str();
+  command->add_option("--threads", config.threads, "0 = one per core")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--repeats", config.repeats, "Timed steps after one that is not")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->is_json, "Machine-readable");
+  command->footer("Example:\n  vgen bench gpt-train --size B --batch 8 --precision fp32\n");
+  command->callback([options] {
+    const bench::GptTrainBenchReport report = bench::bench_gpt_train(options->config);
+    std::fputs(
+        (options->is_json ? bench::report_json(report) : bench::format_report(report)).c_str(),
+        stdout);
+  });
+}
 
 void add_bench_gpt(CLI::App& bench) {
   auto options = std::make_shared<Options>();

@@ -217,5 +217,17 @@ TEST_CASE("run: what cannot be trained is refused before anything is written", "
   CHECK(small.weights("r", 2) == before);
 }
 
+TEST_CASE("run: every config that comes with the project resolves", "[train]") {
+  int count = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(test::project_path("configs"))) {
+    const std::string path = entry.path().string();
+    if (!path.ends_with(".yaml") || path.ends_with("/recipe.yaml")) continue;
+    INFO(path);
+    CHECK_THAT(resolved_config({path, {}, "", "never"}), Catch::Contains("global_batch_size"));
+    ++count;
+  }
+  CHECK(count >= 12);
+}
+
 }  // namespace
 }  // namespace vgen::train

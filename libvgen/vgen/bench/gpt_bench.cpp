@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 
+#include "vgen/bench/detail/measure.h"
 #include "vgen/gpt/transformer.h"
 #include "vgen/infer/gpt_generate.h"
 #include "vgen/infer/load_gpt.h"
@@ -23,15 +23,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double peak_rss_mb() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    double kib = 0;
-    if (std::sscanf(line.c_str(), "VmHWM: %lf", &kib) == 1) return kib / 1024;
-  }
-  return 0;
 }
 
 // Sums 256 MiB with all threads: the best of five.
@@ -95,7 +86,7 @@ GptBenchRow run_case(const GptBenchConfig& config, const infer::GptWeights& weig
   const double bytes_per_weight = precision == "fp32" ? 4 : precision == "bf16" ? 2 : 1;
   row.gflops = row.weight_gb_per_second / bytes_per_weight * 2 *
                static_cast<double>(batch * settings.slots_per_image());
-  row.peak_rss_mb = peak_rss_mb();
+  row.peak_rss_mb = detail::peak_rss_mb();
   return row;
 }
 

@@ -1,15 +1,13 @@
 #include "vgen/bench/tokenizer_bench.h"
 
-#include <torch/cuda.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "vgen/bench/detail/measure.h"
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/core/strings.h"
@@ -17,6 +15,7 @@
 #include "vgen/tensor/device.h"
 #include "vgen/tokenizer/vq_loss.h"
 #include "vgen/tokenizer/vqgan.h"
+#include "vgen/train/matmul_peak.h"
 #include "vgen/train/optimizer.h"
 
 namespace vgen::bench {
@@ -24,45 +23,6 @@ namespace {
 
 using tokenizer::Vqgan;
 using tokenizer::VqganConfig;
-
-/// Linux: forgets the peak of the resident memory so far.
-void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
-
-double peak_rss_mb() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    double kib = 0;
-    if (std::sscanf(line.c_str(), "VmHWM: %lf", &kib) == 1) return kib / 1024;
-  }
-  return 0;
-}
-
-double median_seconds(const c10::Device& device, int64_t repeats,
-                      const std::function<void()>& body) {
-  std::vector<double> seconds;
-  for (int64_t i = 0; i <= repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    body();
-    if (device.is_cuda()) torch::cuda::synchronize(device.index());
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    if (i > 0) seconds.push_back(elapsed.count());  // the first one allocates and compiles
-  }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[seconds.size() / 2];
-}
-
-/// GFLOP/s of a matrix product. float32's counts for bf16 too where bf16 is slower.
-double gemm_gflops(const c10::Device& device, c10::ScalarType dtype) {
-  const auto measure = [&](c10::ScalarType type, int64_t n) {
-    const auto a = torch::randn({n, n}, device).to(type), b = torch::randn({n, n}, device).to(type);
-    const double seconds = median_seconds(device, 3, [&] { a.mm(b); });
-    return 2.0 * static_cast<double>(n * n * n) / seconds / 1e9;
-  };
-  const double single = measure(torch::kFloat32, 1536);
-  if (dtype == torch::kFloat32) return single;
-  const double small = measure(dtype, 256);  // seconds even where it is emulated
-  return small < single ? single : measure(dtype, 1536);
-}
 
 /// Counts the operations of direct convolutions.
 struct FlopCount {
@@ -175,10 +135,10 @@ class Subject {
   TokenizerBenchRow run(const std::string& mode, const std::string& precision, int64_t batch) {
     const auto dtype = parse_precision(precision);
     vqgan_->set_compute_dtype(dtype);
-    const double gemm = gemm_gflops(device_, dtype);
+    const double gemm = train::measure_matmul_flops(device_, dtype) / 1e9;
     const int64_t side = config_.image_size;
     const torch::Tensor image_B3HW = torch::rand({batch, 3, side, side}, device_) * 2 - 1;
-    reset_peak_rss();
+    detail::reset_peak_rss();
     double flops = 0, seconds = 0;
     if (mode == "train") {
       flops = train_flops(vqgan_->config(), side);
@@ -192,7 +152,7 @@ class Subject {
       const bool is_encode = mode == "encode";
       flops =
           is_encode ? encoder_flops(vqgan_->config(), side) : decoder_flops(vqgan_->config(), side);
-      seconds = median_seconds(device_, config_.repeats, [&] {
+      seconds = detail::median_seconds(device_, config_.repeats, [&] {
         if (is_encode) {
           vqgan_->encode(image_B3HW);
         } else {
@@ -208,7 +168,7 @@ class Subject {
             .images_per_second = images / seconds,
             .gflops = gflops,
             .gemm_share = gflops / gemm,
-            .peak_rss_mb = peak_rss_mb()};
+            .peak_rss_mb = detail::peak_rss_mb()};
   }
 
  private:
@@ -229,7 +189,7 @@ class Subject {
       torch::nn::utils::clip_grad_norm_(optimizer.parameters(), 1.0);
       optimizer.step({});
     };
-    return median_seconds(device_, config_.repeats, [&] {
+    return detail::median_seconds(device_, config_.repeats, [&] {
       torch::Tensor recon_B3HW;
       {
         const auto output = vqgan_->forward(image_B3HW);

@@ -31,6 +31,8 @@ struct GptConfig {                 // YAML section `model:`
   int64_t cls_token_num = 1;        ///< condition tokens: 1 for c2i, 120 for the published t2i
 
   int64_t head_dim() const { return dim / n_head; }
+  /// Rows of the class table. quirk: the null class has one only where labels are dropped.
+  int64_t class_rows() const { return num_classes + (class_dropout_prob > 0 ? 1 : 0); }
   int64_t num_kv_heads() const { return n_kv_head == 0 ? n_head : n_kv_head; }
   int64_t ffn_dim() const;
   /// Rows and columns of the image's code grid.

@@ -93,10 +93,10 @@ TORCH_MODULE(ConditionEmbedding);
 
 /// What one forward pass reads.
 struct GptBatch {
-  torch::Tensor code_BN;       ///< int64 image codes, 0..V-1; the last column is only predicted
-  torch::Tensor condition;     ///< c2i: int64 (B), num_classes = none; t2i: (B, T, caption_dim)
-  torch::Tensor is_dropped_B;  ///< t2i: bool, captions replaced by the unconditional embedding
-  torch::Tensor mask_B1SS;     ///< bool, true = may attend, S = T + N - 1; undefined = causal
+  torch::Tensor code_BN;    ///< int64 image codes, 0..V-1; the last column is only predicted
+  torch::Tensor condition;  ///< c2i: int64 (B), num_classes = none; t2i: (B, T, caption_dim)
+  torch::Tensor is_dropped_B = {};  ///< t2i: bool, captions replaced by the unconditional embedding
+  torch::Tensor mask_B1SS = {};     ///< bool, true = may attend, S = T + N - 1; undefined = causal
 };
 
 class TransformerImpl : public torch::nn::Module {

@@ -14,7 +14,7 @@ using Shape = std::vector<int64_t>;
 std::vector<std::pair<std::string, Shape>> expected_tensors(const gpt::GptConfig& c) {
   std::vector<std::pair<std::string, Shape>> list;
   if (c.model_type == "c2i") {
-    list.push_back({"cls_embedding.embedding_table.weight", {c.num_classes + 1, c.dim}});
+    list.push_back({"cls_embedding.embedding_table.weight", {c.class_rows(), c.dim}});
   } else {
     list.push_back({"cls_embedding.uncond_embedding", {c.cls_token_num, c.caption_dim}});
     list.push_back({"cls_embedding.cap_proj.fc1.weight", {c.dim, c.caption_dim}});

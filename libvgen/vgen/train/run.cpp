@@ -17,6 +17,7 @@
 #include "vgen/io/atomic_file.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/tensor/device.h"
+#include "vgen/train/matmul_peak.h"
 #include "vgen/train/metrics.h"
 #include "vgen/train/stop_signal.h"
 #include "vgen/train/trainer.h"
@@ -83,7 +84,14 @@ class Run {
         trainer_(trainer),
         strategy_(strategy),
         is_cpu_(device.is_cpu()),
-        store_(folder.subfolder("checkpoints"), plan.run.checkpoint) {}
+        workload_(trainer.task().workload()),
+        store_(folder.subfolder("checkpoints"), plan.run.checkpoint) {
+    if (workload_.flops_per_sample > 0) {
+      peak_flops_ = config_.peak_tflops > 0
+                        ? 1e12 * config_.peak_tflops
+                        : measure_matmul_flops(device, parse_precision(config_.precision));
+    }
+  }
 
   /// Goes on from a checkpoint.
   void restore(const checkpoint::CheckpointInfo& checkpoint) {
@@ -157,7 +165,25 @@ class Run {
       }
     }
     const double rate = timed_steps_ > 0 ? images_per_second() : shown_rate_;
-    return str_cat(text, format_fixed(rate, 1), " images/s");
+    return text + speed_text(rate, timed_steps_ > 0 ? wait_seconds_ / seconds_ : shown_wait_);
+  }
+
+  // "118.9 images/s", or "7610 tokens/s | MFU 41 % | data wait 0 %".
+  std::string speed_text(double rate, double wait_share) const {
+    if (workload_.tokens_per_sample == 0) return str_cat(format_fixed(rate, 1), " images/s");
+    return str_cat(format_fixed(tokens_per_second(rate), 0), " tokens/s | MFU ",
+                   format_fixed(100 * mfu(rate), 0), " % | data wait ",
+                   format_fixed(100 * wait_share, 0), " %");
+  }
+
+  double tokens_per_second(double images_per_second) const {
+    return images_per_second * static_cast<double>(workload_.tokens_per_sample);
+  }
+
+  // Share of what all devices of the run can do.
+  double mfu(double images_per_second) const {
+    return images_per_second * workload_.flops_per_sample /
+           (peak_flops_ * static_cast<double>(strategy_.world_size()));
   }
 
   double images_per_second() const {
@@ -180,8 +206,13 @@ class Run {
     }
     if (timed_steps_ > 0) {
       shown_rate_ = images_per_second();
+      shown_wait_ = wait_seconds_ / seconds_;
       metrics.emplace_back("images_per_s", shown_rate_);
-      metrics.emplace_back("data_wait_share", wait_seconds_ / seconds_);
+      if (workload_.tokens_per_sample > 0) {
+        metrics.emplace_back("tokens_per_s", tokens_per_second(shown_rate_));
+        metrics.emplace_back("mfu", mfu(shown_rate_));
+      }
+      metrics.emplace_back("data_wait_share", shown_wait_);
     }
     writer_->write(trainer_.steps_done(), "train", metrics);
     window_.clear();
@@ -233,11 +264,13 @@ class Run {
   Trainer& trainer_;
   dist::Strategy& strategy_;
   bool is_cpu_;
+  Workload workload_;
+  double peak_flops_ = 0;  ///< of one device; where the workload is known
   checkpoint::CheckpointStore store_;
   std::optional<MetricWriter> writer_;
   MetricWindow window_;
   Metrics shown_;  ///< the last logged means
-  double shown_rate_ = 0;
+  double shown_rate_ = 0, shown_wait_ = 0;
   std::map<std::string, double> validation_;  ///< the last one
   double seconds_ = 0, wait_seconds_ = 0;     ///< of the steps since the last log line
   int64_t timed_steps_ = 0;

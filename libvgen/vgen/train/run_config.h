@@ -13,7 +13,7 @@
 namespace vgen::train {
 
 struct RunConfig {
-  std::string task = "tokenizer";  ///< what is trained: tokenizer
+  std::string task = "tokenizer";  ///< what is trained: tokenizer, gpt
   int64_t seed = 0;                ///< root of every random decision
   int64_t steps = 0;               ///< optimizer steps of the run; 0: `epochs` counts
   int64_t epochs = 0;              ///< length of the run in passes over the data; 0: `steps` counts
@@ -30,13 +30,16 @@ struct RunConfig {
   int64_t validate_every = 5000;    ///< steps between two validations; 0 = only at the end
   int64_t preview_every = 5000;     ///< steps between two pictures of samples; 0 = only at the end
   bool tensorboard = true;          ///< also write event files
+  /// Of the device, 1e12 operations/s in `precision`, that the share in use (mfu) refers to; 0 = as
+  /// measured at the start with a large matrix product.
+  double peak_tflops = 0;
   ScheduleConfig schedule;
   checkpoint::CheckpointConfig checkpoint;
   dist::ParallelConfig parallel;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, RunConfig& c) {
-  v("task", c.task, one_of({"tokenizer"}));
+  v("task", c.task, one_of({"tokenizer", "gpt"}));
   v("seed", c.seed, at_least(0));
   v("steps", c.steps, at_least(0));
   v("epochs", c.epochs, at_least(0));
@@ -53,6 +56,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v("validate_every", c.validate_every, at_least(0));
   v("preview_every", c.preview_every, at_least(0));
   v("tensorboard", c.tensorboard);
+  v("peak_tflops", c.peak_tflops, at_least(0));
   v("schedule", c.schedule);
   v("checkpoint", c.checkpoint);
   v("parallel", c.parallel);

@@ -1,5 +1,6 @@
 #include "vgen/train/task.h"
 
+#include "vgen/train/gpt_task.h"
 #include "vgen/train/tokenizer_task.h"
 
 namespace vgen::train {
@@ -20,6 +21,8 @@ RunPlan plan(const ConfigNode& root) {
 
 RunPlan plan_run(const ConfigNode& root) {
   // A row per task. A name without one is refused by the check of the field itself.
+  const ConfigNode* task = root.find("task");
+  if (task != nullptr && task->scalar == "gpt") return plan<GptRunConfig, GptTask>(root);
   return plan<TokenizerRunConfig, TokenizerTask>(root);
 }
 

@@ -34,6 +34,16 @@ struct PhaseLoss {
   std::vector<std::pair<std::string, torch::Tensor>> terms;
 };
 
+/// What one training sample costs, for the figures of speed.
+struct Workload {
+  int64_t tokens_per_sample = 0;  ///< 0: the model does not count in tokens
+  /// Operations of a forward and a backward pass: 6 per weight of a matrix product and token, and
+  /// 12
+  /// * layers * dim * tokens of attention per token, the causal half not taken off
+  /// (arXiv:2204.02311, appendix B). 0: unknown.
+  double flops_per_sample = 0;
+};
+
 /// What the trainer decides before the task is made.
 struct TaskContext {
   c10::Device device = c10::kCPU;
@@ -56,6 +66,7 @@ class Task {
   virtual std::vector<Phase> phases() = 0;
   /// Names of the terms that the progress line shows.
   virtual std::vector<std::string> headline() const = 0;
+  virtual Workload workload() const { return {}; }
 
   // --- training; the order of calls in a step is next_batches, then for each phase loss() of each
   // micro-batch ---

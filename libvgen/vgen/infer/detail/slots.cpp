@@ -11,7 +11,13 @@ void Slots::name(int64_t slot) {
 }
 
 void Slots::check_prompt(const GptPrompt& prompt) const {
-  if (prompt.is_null) return;
+  if (prompt.is_null) {
+    require(config_.model_type != "c2i" || config_.class_rows() > config_.num_classes,
+            ErrorCode::kInvalidArgument,
+            "the model was trained with class_dropout_prob 0 and has no null class to guide with; "
+            "use a cfg-scale of 1");
+    return;
+  }
   if (config_.model_type == "c2i") {
     require(prompt.label >= 0 && prompt.label < config_.num_classes, ErrorCode::kInvalidArgument,
             "class ", prompt.label, ": the model has classes 0 to ", config_.num_classes - 1);

@@ -1,0 +1,43 @@
+#pragma once
+// Speed and memory of training LlamaGen's GPT: what `vgen bench gpt-train` prints.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vgen::bench {
+
+struct GptTrainBenchConfig {
+  std::string size = "B";  ///< as gpt::gpt_size, random weights
+  std::vector<std::string> precisions = {"fp32"};
+  int64_t batch = 8;         ///< samples of a step
+  int64_t num_tokens = 256;  ///< per sample, a square number
+  std::string device = "cpu";
+  int threads = 0;      ///< 0: one per core
+  int64_t repeats = 3;  ///< timed steps, after one that is not
+};
+
+struct GptTrainBenchRow {
+  std::string precision;
+  double seconds = 0;  ///< median of a step: forward, backward, clipping, AdamW
+  double tokens_per_second = 0;
+  double gflops = 0;       ///< as train::Workload counts
+  double mfu = 0;          ///< share of train::measure_matmul_flops
+  double peak_rss_mb = 0;  ///< of the process during this case
+};
+
+struct GptTrainBenchReport {
+  std::string device;
+  int threads = 0;
+  std::vector<GptTrainBenchRow> rows;
+};
+
+/// The step is the trainer's own, with dropout and label dropout as published, on fixed random
+/// codes. Throws Error(kInvalidArgument).
+GptTrainBenchReport bench_gpt_train(const GptTrainBenchConfig& config);
+
+/// A table; and the same as JSON.
+std::string format_report(const GptTrainBenchReport& report);
+std::string report_json(const GptTrainBenchReport& report);
+
+}  // namespace vgen::bench
