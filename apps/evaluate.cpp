@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "vgen/eval/class_consistency.h"
+#include "vgen/eval/precision.h"
 #include "vgen/io/atomic_file.h"
 
 namespace vgen::apps {
@@ -48,13 +49,65 @@ void add_consistency(CLI::App& app) {
   command->callback([options] { run_consistency(*options); });
 }
 
+struct PrecisionOptions {
+  eval::PrecisionConfig config;
+  std::string out;
+};
+
+void run_precision(PrecisionOptions& options) {
+  const eval::PrecisionResult result = eval::compare_precisions(options.config);
+  if (!options.out.empty()) {
+    io::write_file_atomically(options.out, io::dump_json(eval::result_json(result), 1) + "\n");
+  }
+  std::fputs(eval::format_result(result).c_str(), stdout);
+}
+
+void add_precision(CLI::App& app) {
+  auto options = std::make_shared<PrecisionOptions>();
+  eval::PrecisionConfig& config = options->config;
+  auto* command =
+      app.add_subcommand("precision", "What bf16 and int8 weights change in a GPT's predictions");
+  command
+      ->add_option("checkpoint", config.checkpoint,
+                   "Run folder, checkpoint folder, or a GPT's .pt or .safetensors")
+      ->required();
+  command->add_option("codes", config.codes, "Folder of codes, of `vgen extract`")->required();
+  command
+      ->add_option("--weights", config.gpt.weights,
+                   "auto (EMA of a run; of a .pt file what official samplers take), ema, model, or "
+                   "the name of a dict in a .pt file")
+      ->capture_default_str();
+  command->add_option("--config", config.gpt.config,
+                      "YAML of the GPT, or B, L, XL, XXL, XXXL, 1B, 3B, 7B");
+  command->add_option("--n-head", config.gpt.n_head,
+                      "Attention heads, where neither config nor published size tells");
+  command->add_option("--precision", config.precisions, "To compare with fp32")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
+      ->capture_default_str();
+  command->add_option("--images", config.num_images, "Of the codes, from the first on")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--batch-size", config.batch_size, "Images at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--threads", config.threads, "0 = one per core")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--out", options->out, "Also write the result to this JSON file");
+  command->footer("Example:\n  vgen evaluate precision runs/gpt codes/val --precision int8\n");
+  command->callback([options] { run_precision(*options); });
+}
+
 }  // namespace
 
 void add_evaluate(CLI::App& app) {
-  auto* command = app.add_subcommand("evaluate", "Measure generated images");
+  auto* command =
+      app.add_subcommand("evaluate", "Measure generated images and the models behind them");
   command->require_subcommand(1);
   command->footer("Example:\n  vgen evaluate consistency samples data/digits.tar.gz\n");
   add_consistency(*command);
+  add_precision(*command);
 }
 
 }  // namespace vgen::apps

@@ -49,8 +49,10 @@ void add_data_options(CLI::App& command, extract::ExtractConfig& config) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
-      .add_option("--crops", config.crops,
-                  "Crop sets, by comma: center, center_flip, ten_crop:RANGE (published: 1.1, 1.05)")
+      .add_option(
+          "--crops", config.crops,
+          "Crop sets, by comma: center, center_flip, ten_crop:RANGE (published: 1.1, 1.05), "
+          "five_crop:RANGE")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->capture_default_str();

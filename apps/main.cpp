@@ -11,7 +11,7 @@
 #include "vgen/tensor/allocator.h"
 
 int main(int argc, char** argv) {
-  vgen::keep_freed_memory();
+  vgen::install_tensor_allocator();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit becomes an error with the path, not a death
   CLI::App app("Train and serve autoregressive image generators: VQGAN, LlamaGen, VAR.", "vgen");
   app.set_version_flag("--version", VGEN_VERSION);

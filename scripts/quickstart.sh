@@ -20,9 +20,9 @@ step "1 of 5: an image tokenizer learns to write a digit as 16 codes"
 "$vgen" reconstruct "$out/tokenizer" $digits --split val --out "$out/reconstructions" --force
 
 step "2 of 5: all digits become codes"
-for split in train val; do
-  "$vgen" extract "$out/tokenizer" $digits --split $split --out "$out/codes/$split" --verify 64
-done
+"$vgen" extract "$out/tokenizer" $digits --split train --crops center,five_crop:1.1 \
+  --out "$out/codes/train" --verify 64
+"$vgen" extract "$out/tokenizer" $digits --split val --out "$out/codes/val" --verify 64
 
 step "3 of 5: a GPT learns the codes"
 "$vgen" train configs/quickstart/gpt-digits.yaml --run-dir "$out/gpt" --resume auto \
@@ -36,6 +36,7 @@ draw() { # FOLDER IMAGES_PER_CLASS SEED
 }
 draw samples 10 0
 draw samples-1000 100 1
+"$vgen" evaluate precision "$out/gpt" "$out/codes/val"
 
 step "5 of 5: are they digits of that class?"
 "$vgen" evaluate consistency "$out/samples-1000" $digits --out "$out/consistency.json"

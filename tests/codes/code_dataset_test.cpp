@@ -221,7 +221,7 @@ TEST_CASE("official layout: damage is named", "[codes]") {
   write(codes + "/0.npy", {1, 2, 3}, {1, 2, 3, 4, 5, 6});
   CHECK_THAT(open_error(), Contains("has 3 codes per crop, expected a square number"));
   write(codes + "/0.npy", {1, 3, 4}, std::vector<int64_t>(12));
-  CHECK_THAT(open_error(), Contains("has 3 crops of an image, expected 1, 2 or 10"));
+  CHECK_THAT(open_error(), Contains("has 3 crops of an image, expected 1, 2, 5 or 10"));
   write(codes + "/0.npy", {8}, std::vector<int64_t>(8));
   CHECK_THAT(open_error(), Contains("holds int64 [8], expected int64 [1, crops, tokens]"));
   test::write_file(codes + "/0.npy", "no array");

@@ -22,9 +22,13 @@ TEST_CASE("crop sets: names there and back", "[codes]") {
   CHECK(parse_crop_set("ten_crop").name() == "ten_crop:1.1");
   CHECK(parse_crop_set("center").count() == 1);
   CHECK(parse_crop_set("center_flip").count() == 2);
-  for (const std::string name : {"five_crop", "ten_crop:", "ten_crop:x", "ten_crop1.1", ""}) {
+  const CropSet unmirrored = parse_crop_set("five_crop:1.2");
+  CHECK(unmirrored.name() == "five_crop:1.2");
+  CHECK(unmirrored.count() == 5);
+  CHECK(unmirrored.middle() == 4);
+  for (const std::string name : {"four_crop", "ten_crop:", "ten_crop:x", "ten_crop1.1", ""}) {
     CHECK_THAT(test::error_of([&] { parse_crop_set(name); }),
-               Contains("expected center, center_flip, ten_crop or ten_crop:RANGE"));
+               Contains("expected center, center_flip, ten_crop:RANGE or five_crop:RANGE"));
   }
   CHECK_THAT(test::error_of([] { parse_crop_set("ten_crop:0.9"); }),
              Contains("the range must be in [1, 4]"));

@@ -41,6 +41,14 @@ TEST_CASE("crops: torchvision's TenCrop after the official centre crop", "[extra
   }
 }
 
+TEST_CASE("crops: five crops are the first half of ten", "[extract]") {
+  const data::Image image = read_image("ten_crop/rgb_1.npy");
+  const auto ten = extract::make_crops(image, 20, {codes::parse_crop_set("ten_crop:1.3")});
+  const auto five = extract::make_crops(image, 20, {codes::parse_crop_set("five_crop:1.3")});
+  REQUIRE(five.size() == 5);
+  for (size_t i = 0; i < five.size(); ++i) CHECK(five[i].rgb == ten[i].rgb);
+}
+
 TEST_CASE("crops: sets follow one another", "[extract]") {
   const data::Image image = read_image("ten_crop/rgb_0.npy");
   const auto crops = extract::make_crops(

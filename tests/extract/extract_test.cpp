@@ -286,7 +286,7 @@ TEST_CASE_METHOD(ExtractFixture, "extract: what cannot be", "[extract]") {
   };
   CHECK_THAT(error([](auto& c) { c.image_size = 30; }),
              Contains("image size 30: the tokenizer needs a multiple of 4 pixels, such as 28"));
-  CHECK_THAT(error([](auto& c) { c.crops = {"five_crop"}; }), Contains("crops 'five_crop'"));
+  CHECK_THAT(error([](auto& c) { c.crops = {"four_crop"}; }), Contains("crops 'four_crop'"));
   CHECK_THAT(error([](auto& c) { c.crops = {"center", "center"}; }), Contains("asked for twice"));
   CHECK_THAT(error([](auto& c) { c.crops = {}; }), Contains("no crops"));
   CHECK_THAT(error([](auto& c) { c.out = ""; }), Contains("choose one with --out"));

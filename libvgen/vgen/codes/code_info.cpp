@@ -12,7 +12,14 @@ using io::Json;
 
 constexpr int64_t kMaxTokens = int64_t{1} << 20;  // of one crop
 constexpr int64_t kMaxCropSets = 64;
-constexpr std::string_view kTenCrop = "ten_crop";
+constexpr std::string_view kTenCrop = "ten_crop", kFiveCrop = "five_crop";
+
+/// "KIND" or "KIND:RANGE", whose range goes to `range`.
+bool parse_ranged(std::string_view name, std::string_view kind, double& range) {
+  if (!name.starts_with(kind)) return false;
+  const std::string_view rest = name.substr(kind.size());
+  return rest.empty() || (rest.front() == ':' && parse_double(rest.substr(1), range));
+}
 
 Json numbers(const std::vector<int64_t>& values) {
   Json list = Json::array();
@@ -40,11 +47,15 @@ int64_t CropSet::count() const {
       return 2;
     case Kind::kTenCrop:
       return 10;
+    case Kind::kFiveCrop:
+      return 5;
   }
   return 0;
 }
 
-int64_t CropSet::middle() const { return kind == Kind::kTenCrop ? 4 : 0; }
+int64_t CropSet::middle() const {
+  return kind == Kind::kTenCrop || kind == Kind::kFiveCrop ? 4 : 0;
+}
 
 std::string CropSet::name() const {
   switch (kind) {
@@ -54,6 +65,8 @@ std::string CropSet::name() const {
       return "center_flip";
     case Kind::kTenCrop:
       return str_cat(kTenCrop, ":", format_double(range));
+    case Kind::kFiveCrop:
+      return str_cat(kFiveCrop, ":", format_double(range));
   }
   return "";
 }
@@ -62,14 +75,13 @@ CropSet parse_crop_set(std::string_view name) {
   if (name == "center") return {.kind = CropSet::Kind::kCenter};
   if (name == "center_flip") return {.kind = CropSet::Kind::kCenterFlip};
   double range = 1.1;
-  const bool is_ten_crop =
-      name == kTenCrop ||
-      (name.starts_with("ten_crop:") && parse_double(name.substr(kTenCrop.size() + 1), range));
-  require(is_ten_crop, ErrorCode::kInvalidArgument, "crops '", printable(name),
-          "': expected center, center_flip, ten_crop or ten_crop:RANGE");
+  const bool is_ten_crop = parse_ranged(name, kTenCrop, range);
+  require(is_ten_crop || parse_ranged(name, kFiveCrop, range), ErrorCode::kInvalidArgument,
+          "crops '", printable(name),
+          "': expected center, center_flip, ten_crop:RANGE or five_crop:RANGE");
   require(range >= 1 && range <= 4, ErrorCode::kInvalidArgument, "crops '", printable(name),
           "': the range must be in [1, 4]");
-  return {.kind = CropSet::Kind::kTenCrop, .range = range};
+  return {.kind = is_ten_crop ? CropSet::Kind::kTenCrop : CropSet::Kind::kFiveCrop, .range = range};
 }
 
 int64_t CodeInfo::num_tokens() const {

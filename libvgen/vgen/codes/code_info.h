@@ -19,10 +19,14 @@ namespace vgen::codes {
 ///   ten_crop:1.1   centre crop of floor(size * 1.1), of it torchvision's        10 crops
 ///                  TenCrop: corners (top left, top right, bottom left, bottom right) and
 ///                  middle, then the same five places of the mirrored image
+///
+/// and for images whose mirror image is something else (digits, text):
+///
+///   five_crop:1.1  the first five of ten_crop:1.1                               5 crops
 struct CropSet {
-  enum class Kind { kCenter, kCenterFlip, kTenCrop };
+  enum class Kind { kCenter, kCenterFlip, kTenCrop, kFiveCrop };
   Kind kind = Kind::kCenter;
-  double range = 1.0;  ///< kTenCrop: at least 1; published: 1.1 and 1.05
+  double range = 1.0;  ///< kTenCrop, kFiveCrop: at least 1; published: 1.1, 1.05
 
   int64_t count() const;     ///< crops that it makes of an image
   int64_t middle() const;    ///< the crop that is the plain one, for validation

@@ -101,11 +101,13 @@ CropSet crop_set_of(int64_t crops, double range, const std::string& path) {
       return {.kind = CropSet::Kind::kCenter};
     case 2:
       return {.kind = CropSet::Kind::kCenterFlip};
+    case 5:
+      return {.kind = CropSet::Kind::kFiveCrop, .range = range};
     case 10:
       return {.kind = CropSet::Kind::kTenCrop, .range = range};
     default:
       throw_error(ErrorCode::kInvalidArgument, path, ": has ", crops,
-                  " crops of an image, expected 1, 2 or 10");
+                  " crops of an image, expected 1, 2, 5 or 10");
   }
 }
 

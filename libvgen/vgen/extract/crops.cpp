@@ -1,5 +1,8 @@
 #include "vgen/extract/crops.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "vgen/data/resample.h"
 #include "vgen/data/transforms.h"
 
@@ -10,12 +13,12 @@ std::vector<data::Image> make_crops(const data::Image& image, int64_t size,
   using Kind = codes::CropSet::Kind;
   std::vector<data::Image> crops;
   for (const codes::CropSet& set : sets) {
-    if (set.kind == Kind::kTenCrop) {
+    if (set.kind == Kind::kTenCrop || set.kind == Kind::kFiveCrop) {
       // Truncated as by Python's int(): 256 * 1.1 is 281, 256 * 1.05 is 268.
       const auto square = static_cast<int64_t>(static_cast<double>(size) * set.range);
-      for (auto& crop : data::ten_crop(data::center_crop(image, square), size)) {
-        crops.push_back(std::move(crop));
-      }
+      auto places = data::ten_crop(data::center_crop(image, square), size);
+      places.resize(static_cast<size_t>(set.count()));
+      std::ranges::move(places, std::back_inserter(crops));
       continue;
     }
     crops.push_back(data::center_crop(image, size));

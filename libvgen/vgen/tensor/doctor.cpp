@@ -60,6 +60,13 @@ DoctorReport::Section versions(const std::vector<std::pair<std::string, std::str
   return section;
 }
 
+// Threads that spin are the fastest on a machine of their own, and slow down a shared one.
+std::string waiting_threads() {
+  const char* policy = std::getenv("OMP_WAIT_POLICY");
+  if (policy != nullptr) return str_cat("OMP_WAIT_POLICY=", policy);
+  return "spin; where other programs run beside, set OMP_WAIT_POLICY=passive";
+}
+
 DoctorReport::Section processor(std::vector<std::string>& problems) {
   const auto cores = static_cast<int64_t>(sysconf(_SC_NPROCESSORS_ONLN));
   const int threads = at::get_num_threads();
@@ -72,7 +79,8 @@ DoctorReport::Section processor(std::vector<std::string>& problems) {
                   {"AVX-512", yes_no(has_cpu_flag("avx512f"))},
                   {"AVX-512 bf16", yes_no(has_bf16)},
                   {"AMX bf16", yes_no(has_amx)},
-                  {"LibTorch's kernels", at::get_cpu_capability()}};
+                  {"LibTorch's kernels", at::get_cpu_capability()},
+                  {"waiting threads", waiting_threads()}};
   if (!has_cpu_flag("avx2")) {
     problems.emplace_back("no AVX2: all CPU work will be slow; use another machine");
   }

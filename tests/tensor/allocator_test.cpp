@@ -1,0 +1,81 @@
+// Memory of large CPU tensors: kept, reused, bounded.
+
+#include "vgen/tensor/allocator.h"
+
+#include <torch/torch.h>
+
+#include <catch2/catch.hpp>
+#include <thread>
+#include <vector>
+
+namespace vgen {
+namespace {
+
+/// The test process has one main of its own, so the first to come installs it.
+void install() {
+  static const bool is_installed = [] {
+    install_tensor_allocator();
+    return true;
+  }();
+  CHECK(is_installed);
+}
+
+torch::Tensor bytes(int64_t count) { return torch::empty({count}, torch::kUInt8); }
+
+TEST_CASE("allocator: a freed large block serves the next request of its size", "[tensor]") {
+  install();
+  const auto before = large_block_stats();
+  void* address = nullptr;
+  {
+    const auto tensor = bytes(8 * kLargeBlock);
+    address = tensor.data_ptr();
+    CHECK(large_block_stats().in_use == before.in_use + 8 * kLargeBlock);
+    tensor.fill_(7);
+  }
+  CHECK(large_block_stats().in_use == before.in_use);
+  CHECK(large_block_stats().kept >= 8 * kLargeBlock);
+  CHECK(bytes(8 * kLargeBlock - 100).data_ptr() == address);
+  CHECK(bytes(kLargeBlock).data_ptr() != address);  // far too large for it
+}
+
+TEST_CASE("allocator: small tensors are not its business", "[tensor]") {
+  install();
+  const auto before = large_block_stats();
+  const auto tensor = bytes(kLargeBlock - 1);
+  CHECK(large_block_stats().in_use == before.in_use);
+}
+
+TEST_CASE("allocator: what is kept stays in proportion to the peak", "[tensor]") {
+  install();
+  for (int64_t round = 0; round < 3; ++round) {
+    for (int64_t size = 1; size < 40; ++size) {
+      const auto a = bytes(size * kLargeBlock), b = bytes(size * kLargeBlock / 2 + kLargeBlock);
+      a[0] = 1;
+    }
+    const auto stats = large_block_stats();
+    CHECK(stats.in_use + stats.kept <= 1.1 * static_cast<double>(stats.peak_in_use));
+    CHECK(stats.kept > 0);
+  }
+}
+
+TEST_CASE("allocator: threads, growth and copies keep their values", "[tensor]") {
+  install();
+  std::vector<std::thread> threads;
+  std::vector<int> failures(4);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([t, &failures] {
+      for (int i = 0; i < 20; ++i) {
+        auto tensor = torch::full({kLargeBlock / 4 + i * 100'000}, t, torch::kInt32);
+        const auto copy = tensor.clone();
+        tensor.resize_({kLargeBlock});
+        failures[t] += copy.ne(t).any().item<bool>();
+        failures[t] += tensor.slice(0, 0, kLargeBlock / 4).ne(t).any().item<bool>();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(failures == std::vector<int>(4, 0));
+}
+
+}  // namespace
+}  // namespace vgen
