@@ -1,8 +1,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "commands.h"
+#include "vgen/core/error.h"
 #include "vgen/eval/class_consistency.h"
 #include "vgen/eval/precision.h"
 #include "vgen/io/atomic_file.h"
@@ -11,18 +13,40 @@ namespace vgen::apps {
 
 namespace {
 
+/// Where a result also goes.
+struct ResultFile {
+  std::string path;
+  bool must_overwrite = false;
+
+  void add_options(CLI::App& command) {
+    command.add_option("--out", path, "Also write the result to this JSON file");
+    command.add_flag("--force", must_overwrite, "Replace the file where there is one");
+  }
+  /// Before the work begins: nobody waits for a result that cannot be written.
+  void check() const {
+    if (path.empty()) return;
+    require(must_overwrite || !std::filesystem::exists(path), ErrorCode::kInvalidArgument, path,
+            ": is there already; use --force to replace it, or another --out");
+    const std::string folder = std::filesystem::path(path).parent_path().string();
+    require(folder.empty() || std::filesystem::is_directory(folder), ErrorCode::kNotFound, folder,
+            ": no such folder, for --out ", path);
+  }
+  void write(const io::Json& json) const {
+    if (!path.empty()) io::write_file_atomically(path, io::dump_json(json, 1) + "\n");
+  }
+};
+
 struct ConsistencyOptions {
   eval::ConsistencyConfig config;
-  std::string out;
+  ResultFile out;
 };
 
 void run_consistency(ConsistencyOptions& options) {
+  options.out.check();
   options.config.val.path = options.config.train.path;
   const eval::ConsistencyResult result = eval::class_consistency(options.config);
-  if (!options.out.empty()) {
-    io::write_file_atomically(options.out, io::dump_json(eval::result_json(result), 1) + "\n");
-  }
   std::fputs(eval::format_result(result).c_str(), stdout);
+  options.out.write(eval::result_json(result));
 }
 
 void add_consistency(CLI::App& app) {
@@ -39,7 +63,7 @@ void add_consistency(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--val-split", config.val.split, "Folder that measures the classifier")
       ->capture_default_str();
-  command->add_option("--out", options->out, "Also write the result to this JSON file");
+  options->out.add_options(*command);
   command->add_option("--threads", config.threads, "0 = one per core")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -51,15 +75,14 @@ void add_consistency(CLI::App& app) {
 
 struct PrecisionOptions {
   eval::PrecisionConfig config;
-  std::string out;
+  ResultFile out;
 };
 
 void run_precision(PrecisionOptions& options) {
+  options.out.check();
   const eval::PrecisionResult result = eval::compare_precisions(options.config);
-  if (!options.out.empty()) {
-    io::write_file_atomically(options.out, io::dump_json(eval::result_json(result), 1) + "\n");
-  }
   std::fputs(eval::format_result(result).c_str(), stdout);
+  options.out.write(eval::result_json(result));
 }
 
 void add_precision(CLI::App& app) {
@@ -94,7 +117,7 @@ void add_precision(CLI::App& app) {
   command->add_option("--threads", config.threads, "0 = one per core")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--out", options->out, "Also write the result to this JSON file");
+  options->out.add_options(*command);
   command->footer("Example:\n  vgen evaluate precision runs/gpt codes/val --precision int8\n");
   command->callback([options] { run_precision(*options); });
 }

@@ -44,7 +44,7 @@ def center_crop(image, size):
 def official_model(args):
     import torch
 
-    sys.path.insert(0, args.official)
+    sys.path[0] = str(args.official)  # instead of the folder of this file, which hides `tokenizer`
     from tokenizer.tokenizer_image.vq_model import VQ_models
 
     torch.manual_seed(0)

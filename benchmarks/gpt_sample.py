@@ -35,7 +35,7 @@ KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
 
 
 def import_official(path):
-    sys.path.insert(0, str(path))
+    sys.path[0] = str(path)  # instead of the folder of this file, which hides `tokenizer`
     from autoregressive.models.generate import generate
     from autoregressive.models.gpt import GPT_models
     from tokenizer.tokenizer_image.vq_model import VQ_models

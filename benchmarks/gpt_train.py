@@ -31,7 +31,7 @@ def run_official(args):
     """In a process of its own: prints one line of JSON."""
     import torch
 
-    sys.path.insert(0, str(args.official))
+    sys.path[0] = str(args.official)  # instead of the folder of this file, which hides `tokenizer`
     from autoregressive.models.gpt import GPT_models
 
     size, precision, batch = args.case.split(":")

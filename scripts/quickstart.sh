@@ -5,6 +5,8 @@
 # Usage: scripts/quickstart.sh [OUTPUT_FOLDER]; the default is runs/quickstart. Running it again
 # continues what was interrupted.
 set -euo pipefail
+trap 'exit 130' INT  # vgen train saves and exits with 0: stop here all the same
+trap 'exit 143' TERM
 out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m --relative-to=. "$out")
@@ -32,14 +34,14 @@ step "3 of 5: a GPT learns the codes"
 step "4 of 5: digits of the class asked for"
 draw() { # FOLDER IMAGES_PER_CLASS SEED
   "$vgen" sample "$out/gpt" --tokenizer "$out/tokenizer" --class-id 0-9 --count "$2" --seed "$3" \
-    --cfg-scale 2 --top-k 0 --precision fp32 --batch-size 50 --out "$out/$1" --force
+    --cfg-scale 2 --top-k 0 --top-p 0.9 --precision fp32 --batch-size 50 --out "$out/$1" --force
 }
 draw samples 10 0
 draw samples-1000 100 1
 "$vgen" evaluate precision "$out/gpt" "$out/codes/val"
 
 step "5 of 5: are they digits of that class?"
-"$vgen" evaluate consistency "$out/samples-1000" $digits --out "$out/consistency.json"
+"$vgen" evaluate consistency "$out/samples-1000" $digits --out "$out/consistency.json" --force
 
 cat <<END
 

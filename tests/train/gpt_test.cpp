@@ -12,6 +12,7 @@
 #include "vgen/core/strings.h"
 #include "vgen/io/json.h"
 #include "vgen/io/torch_file.h"
+#include "vgen/tensor/autocast.h"
 #include "vgen/train/gpt_task.h"
 #include "vgen/train/run.h"
 #include "vgen/train/trainer.h"
@@ -254,10 +255,39 @@ TEST_CASE("gpt training: dropped labels do not depend on micro-batches", "[train
   CHECK(losses[1][0] != Approx(losses[1][1]).epsilon(1e-6));  // the null class was read
 }
 
+TEST_CASE("gpt training: the operations of a sample are counted by hand", "[train]") {
+  const GptRunConfig config = golden_config();
+  GoldenTask task(config, "", 0);
+  // Per layer: wqkv 32 x 96, wo 32 x 32, three FFN matrices of 32 x 96; and the output, 32 x 64.
+  const double weights = 2 * (32 * 96 + 32 * 32 + 3 * 32 * 96) + 32 * 64;
+  CHECK(config.model.ffn_dim() == 96);
+  CHECK(task.workload().tokens_per_sample == 16);
+  CHECK(task.workload().flops_per_sample == 16 * (6 * weights + 12 * 2 * 32 * 16));
+}
+
+TEST_CASE("autocast: what was before comes back, also after an exception", "[train]") {
+  const auto a = torch::ones({2, 2});
+  try {
+    const Autocast outer(torch::kCPU, torch::kBFloat16);
+    CHECK(a.mm(a).scalar_type() == torch::kBFloat16);
+    {
+      const Autocast inner(torch::kCPU, torch::kFloat32);
+      CHECK(a.mm(a).scalar_type() == torch::kFloat32);
+    }
+    CHECK(a.mm(a).scalar_type() == torch::kBFloat16);
+    throw_error(ErrorCode::kInternal, "for the test");
+  } catch (const Error&) {
+  }
+  CHECK(a.mm(a).scalar_type() == torch::kFloat32);
+}
+
 TEST_CASE("gpt training: bf16 and init_from", "[train]") {
   const SmallRun small;
+  small.train("wide");
   small.train("r", {"precision=bf16"});
-  CHECK(small.values("r", "train/loss").at(6) > 0);
+  const auto wide = small.values("wide", "train/loss"), narrow = small.values("r", "train/loss");
+  CHECK(narrow.at(6) != wide.at(6));
+  CHECK(narrow.at(6) == Approx(wide.at(6)).epsilon(0.02));
   const std::string weights = small.path("r/checkpoints/step_0000006/model.safetensors");
   small.train("next", {"init_from=" + weights, "optimizer.lr=0"});
   CHECK(small.weights("next") == test::read_file(weights));

@@ -17,6 +17,8 @@ namespace vgen::eval {
 
 namespace {
 
+constexpr int64_t kMaxBytes = int64_t{8} << 30;
+
 // N images as rows of F = H * W * 3 float32 pixels, and their labels.
 struct LabelledImages {
   torch::Tensor pixel_NF;
@@ -36,8 +38,7 @@ struct Samples {
   int64_t side = 0;
 };
 
-Samples read_samples(const std::string& folder) {
-  const std::string index = folder + "/samples.json";
+Samples read_listed_samples(const std::string& folder, const std::string& index) {
   const io::Json json = io::parse_json(io::read_text_file(index));
   Samples samples;
   std::vector<torch::Tensor> rows;
@@ -65,7 +66,22 @@ Samples read_samples(const std::string& folder) {
   return samples;
 }
 
+Samples read_samples(const std::string& folder) {
+  const std::string index = folder + "/samples.json";
+  try {
+    return read_listed_samples(folder, index);
+  } catch (Error& error) {
+    if (std::string(error.what()).find(folder) == std::string::npos) error.add_context(index);
+    throw;
+  }
+}
+
 LabelledImages read_dataset(const data::Dataset& dataset, int64_t side) {
+  const int64_t bytes = dataset.size() * side * side * 3 * int64_t{sizeof(float) + sizeof(double)};
+  require(bytes <= kMaxBytes, ErrorCode::kInvalidArgument, "comparing pixels with ", dataset.size(),
+          " images of ", side, " x ", side, " pixels takes ",
+          format_bytes(static_cast<uint64_t>(bytes)), ", more than ", format_bytes(kMaxBytes),
+          "; this classifier is for small, simple pictures");
   LabelledImages images;
   std::vector<torch::Tensor> rows;
   for (int64_t i = 0; i < dataset.size(); ++i) {

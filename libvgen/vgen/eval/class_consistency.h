@@ -33,7 +33,8 @@ struct ConsistencyResult {
 /// 1-nearest-neighbour on pixels: the label of the training image with the least squared distance
 /// (ties: the first), over 8-bit RGB at the samples' size (LlamaGen's centre crop). Throws Error:
 /// kNotFound (no samples.json), kDataCorrupt, kInvalidArgument (no labels, a class id beyond those
-/// of the training images, samples of different sizes).
+/// of the training images, samples of different sizes, more than
+/// 8 GiB of pixels).
 ConsistencyResult class_consistency(const ConsistencyConfig& config);
 
 io::Json result_json(const ConsistencyResult& result);

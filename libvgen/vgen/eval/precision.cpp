@@ -20,8 +20,8 @@ struct Batch {
   std::vector<int64_t> labels;
 };
 
-std::vector<Batch> read_batches(const codes::CodeDataset& dataset, int64_t num_images,
-                                int64_t batch_size) {
+std::vector<Batch> read_batches(const codes::CodeDataset& dataset, const gpt::GptConfig& model,
+                                int64_t num_images, int64_t batch_size) {
   std::vector<Batch> batches;
   const int64_t middle = dataset.info().crop_sets[0].middle();
   for (int64_t first = 0; first < num_images; first += batch_size) {
@@ -31,6 +31,10 @@ std::vector<Batch> read_batches(const codes::CodeDataset& dataset, int64_t num_i
       auto* row = batch.code_BN[i].mutable_data_ptr<int64_t>();
       dataset.read(first + i, 0, middle, {row, static_cast<size_t>(batch.code_BN.size(1))});
       batch.labels.push_back(dataset.label(first + i));
+      const int64_t last_code = batch.code_BN[i].max().item<int64_t>();
+      require(last_code < model.vocab_size, ErrorCode::kDataCorrupt, dataset.name(first + i),
+              ": holds the code ", last_code, ", but the model's vocabulary has ",
+              model.vocab_size);
     }
     batches.push_back(std::move(batch));
   }
@@ -89,7 +93,7 @@ PrecisionResult compare_precisions(const PrecisionConfig& config) {
                                      .codebook_size = model.vocab_size,
                                      .num_classes = model.num_classes});
   const int64_t num_images = std::min(config.num_images, dataset.size());
-  const auto batches = read_batches(dataset, num_images, config.batch_size);
+  const auto batches = read_batches(dataset, model, num_images, config.batch_size);
 
   std::vector<std::string> precisions = {"fp32"};
   for (const std::string& name : config.precisions) {

@@ -12,12 +12,15 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "vgen/core/error.h"
+#include "vgen/core/strings.h"
+
 namespace vgen {
 
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr double kSlack = 1.1;     // in use and kept, over the peak in use
+constexpr double kSlack = 1.1;      // in use and kept, over the peak in use
 constexpr double kLooseFit = 1.25;  // a kept block may be so much larger than the request
 
 /// Sizes in steps of an eighth of the power of two below: near requests share blocks.
@@ -55,8 +58,9 @@ class LargeBlocks {
         release(kept_bytes_);
         block = map_block(bytes);
       }
-      TORCH_CHECK(block != nullptr, "out of memory: ", bytes, " bytes for a tensor, ",
-                  in_use_bytes_, " are in use; use a smaller batch");
+      require(block != nullptr, ErrorCode::kUnavailable, "out of memory: ", format_bytes(bytes),
+              " for a tensor, ", format_bytes(in_use_bytes_),
+              " are in use; use a smaller batch or model");
       in_use_.emplace(block, bytes);
       in_use_bytes_ += bytes;
     }

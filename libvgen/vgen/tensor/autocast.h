@@ -8,7 +8,7 @@ namespace vgen {
 
 /// While this lives, operators on devices of this type compute in `dtype` where that is safe, and
 /// in float32 where it is not (LibTorch's autocast lists). Casts of weights are kept until it ends,
-/// so a weight is cast once. kFloat changes nothing. Of the thread that makes it; the backward pass
+/// so a weight is cast once. kFloat: none of it. Of the thread that makes it; the backward pass
 /// runs outside of it.
 class Autocast {
  public:

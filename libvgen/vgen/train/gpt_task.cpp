@@ -44,8 +44,9 @@ void validate(const GptRunConfig& config) {
           "data.train is empty; name a folder of codes, as `vgen extract` makes them");
   const infer::GenerateSettings settings = preview_settings(config);
   infer::validate(settings);
-  require(!settings.is_guided() || config.model.class_dropout_prob > 0, ErrorCode::kInvalidArgument,
-          "preview.cfg_scale is ", settings.cfg_scale,
+  const bool has_previews = config.preview.num_images > 0 && !config.tokenizer.path.empty();
+  require(!has_previews || !settings.is_guided() || config.model.class_dropout_prob > 0,
+          ErrorCode::kInvalidArgument, "preview.cfg_scale is ", settings.cfg_scale,
           ", but model.class_dropout_prob is 0, which "
           "leaves no null class to guide with; set preview.cfg_scale=1");
 }

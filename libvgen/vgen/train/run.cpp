@@ -230,8 +230,17 @@ class Run {
       text += str_cat(text.empty() ? "" : ", ", name, " ", format_fixed(value, 4));
     }
     log_info("step ", trainer_.steps_done(), ": validation: ", text);
+    warn_without_best(metrics);
     validation_ = metrics;
     return metrics;
+  }
+
+  void warn_without_best(const std::map<std::string, double>& metrics) {
+    const checkpoint::CheckpointConfig& kept = config_.checkpoint;
+    if (kept.keep_best == 0 || metrics.contains(kept.best_metric) || !validation_.empty()) return;
+    log_warning("checkpoint.best_metric is ", kept.best_metric,
+                ", which this validation does not have: no checkpoint is kept as the best; name "
+                "one of those above");
   }
 
   void preview() {
