@@ -190,6 +190,9 @@ def main():
     parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.child == "checkpoints":
+        write_checkpoints(args.official, args.cases, args.work)
+        return
     if args.child:
         official_process(args) if args.child == "process" else official_tokens(args)
         return
@@ -199,7 +202,10 @@ def main():
         args.work = pathlib.Path(temporary.name)
     sizes = {case.split(":")[0] for case in args.cases if case != "process"} | {"B"}
     if not all((args.work / f"gpt_{size}.pt").exists() for size in sizes):
-        write_checkpoints(args.official, sorted(sizes), args.work)
+        # In a process of its own: the peak memory of this one would count as its children's.
+        subprocess.run([sys.executable, __file__, "--official", str(args.official), "--child",
+                        "checkpoints", "--work", str(args.work), "--cases", *sorted(sizes)],
+                       check=True)
     theirs = {}  # the official figures of a size and batch serve all precisions of ours
     for case in args.cases:
         if case == "process":
