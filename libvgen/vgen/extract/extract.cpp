@@ -41,7 +41,7 @@ void check_config(const ExtractConfig& config) {
   require(!config.out.empty(), ErrorCode::kInvalidArgument,
           "no folder for the codes: choose one with --out");
   require(!config.crops.empty(), ErrorCode::kInvalidArgument,
-          "no crops: expected center, center_flip, ten_crop or ten_crop:RANGE");
+          "no crops: expected center, center_flip, ten_crop:RANGE or five_crop:RANGE");
   require(config.on_broken == "skip" || config.on_broken == "fail", ErrorCode::kInvalidArgument,
           "on_broken '", config.on_broken, "': expected skip or fail");
   at_least("image size", config.image_size, 1);
