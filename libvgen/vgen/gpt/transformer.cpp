@@ -86,8 +86,8 @@ torch::Tensor CaptionProjectionImpl::forward(const torch::Tensor& x) {
 
 ConditionEmbeddingImpl::ConditionEmbeddingImpl(const GptConfig& config) {
   if (config.model_type == "c2i") {
-    embedding_table_ = register_module("embedding_table",
-                                       torch::nn::Embedding(config.class_rows(), config.dim));
+    embedding_table_ =
+        register_module("embedding_table", torch::nn::Embedding(config.class_rows(), config.dim));
     return;
   }
   const auto noise = torch::randn({config.cls_token_num, config.caption_dim});
