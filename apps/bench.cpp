@@ -1,7 +1,6 @@
-#include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 
+#include "bench_options.h"
 #include "commands.h"
 #include "vgen/bench/tokenizer_bench.h"
 
@@ -39,22 +38,13 @@ void add_bench_tokenizer(CLI::App& app) {
       ->delimiter(',')
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();
-  command->add_option("--device", config.device, "auto, cpu, cuda or cuda:N")
-      ->capture_default_str();
-  command->add_option("--threads", config.threads, "0 = one per core")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command->add_option("--repeats", config.repeats, "Timed runs of each case; the median counts")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_flag("--json", options->is_json, "Machine-readable");
+  add_machine_options(*command, config, options->is_json);
   command->footer("Example:\n  vgen bench tokenizer --mode decode --batch 1,8 --precision bf16\n");
-  command->callback([options] {
-    const auto report = bench::bench_tokenizer(options->config);
-    std::fputs(
-        (options->is_json ? bench::report_json(report) : bench::format_report(report)).c_str(),
-        stdout);
-  });
+  command->callback(
+      [options] { print_report(bench::bench_tokenizer(options->config), options->is_json); });
 }
 }  // namespace
 

@@ -1,7 +1,6 @@
-#include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 
+#include "bench_options.h"
 #include "commands.h"
 #include "vgen/bench/gpt_bench.h"
 #include "vgen/bench/gpt_train_bench.h"
@@ -36,22 +35,13 @@ void add_bench_gpt_train(CLI::App& bench) {
   command->add_option("--tokens", config.num_tokens, "Tokens of a sample, a square number")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--device", config.device, "auto, cpu, cuda or cuda:N")
-      ->capture_default_str();
-  command->add_option("--threads", config.threads, "0 = one per core")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command->add_option("--repeats", config.repeats, "Timed steps after one that is not")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_flag("--json", options->is_json, "Machine-readable");
+  add_machine_options(*command, config, options->is_json);
   command->footer("Example:\n  vgen bench gpt-train --size B --batch 8 --precision fp32\n");
-  command->callback([options] {
-    const bench::GptTrainBenchReport report = bench::bench_gpt_train(options->config);
-    std::fputs(
-        (options->is_json ? bench::report_json(report) : bench::format_report(report)).c_str(),
-        stdout);
-  });
+  command->callback(
+      [options] { print_report(bench::bench_gpt_train(options->config), options->is_json); });
 }
 
 void add_bench_gpt(CLI::App& bench) {
@@ -78,24 +68,15 @@ void add_bench_gpt(CLI::App& bench) {
   command->add_option("--tokens", config.num_tokens, "Tokens of an image, a square number")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--device", config.device, "auto, cpu, cuda or cuda:N")
-      ->capture_default_str();
-  command->add_option("--threads", config.threads, "0 = one per core")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command
       ->add_option("--repeats", config.repeats,
                    "Timed runs after one that is not; the median counts; 0: one, cold")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_flag("--json", options->is_json, "Machine-readable");
+  add_machine_options(*command, config, options->is_json);
   command->footer("Example:\n  vgen bench gpt --size B --precision bf16,int8 --batch 1,8\n");
-  command->callback([options] {
-    const bench::GptBenchReport report = bench::bench_gpt(options->config);
-    std::fputs(
-        (options->is_json ? bench::report_json(report) : bench::format_report(report)).c_str(),
-        stdout);
-  });
+  command->callback(
+      [options] { print_report(bench::bench_gpt(options->config), options->is_json); });
 }
 
 }  // namespace vgen::apps

@@ -6,12 +6,15 @@
 
 namespace vgen::nn {
 
-/// y = cast(x / sqrt(mean(x^2) + eps)) * weight, the mean over the last axis in float32.
+/// cast(x / sqrt(mean(x^2) + eps)) * weight, the mean over the last axis in float32.
 /// quirk: the cast to the dtype of x comes before the multiplication by the weight.
+/// x: (..., dim), floating; weight: (dim). The dtype of the result is that of x times the weight.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+
+/// The same with a weight of its own.
 class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(int64_t dim, double eps);
-  /// x: (..., dim), floating. Returns the same shape; the dtype is that of x times the weight.
   torch::Tensor forward(const torch::Tensor& x);
 
  private:

@@ -26,14 +26,6 @@ infer::GenerateSettings preview_settings(const GptRunConfig& config) {
           .seed = static_cast<uint64_t>(config.run.seed)};
 }
 
-data::LoaderOptions loader_options(const TaskContext& context, int64_t batch_size) {
-  return {.batch_size = batch_size,
-          .seed = context.seed,
-          .rank = context.rank,
-          .world_size = context.world_size,
-          .pin_memory = context.device.is_cuda()};
-}
-
 }  // namespace
 
 void validate(const GptRunConfig& config) {

@@ -19,8 +19,16 @@ RunPlan plan(const ConfigNode& root) {
 
 }  // namespace
 
+data::LoaderOptions loader_options(const TaskContext& context, int64_t batch_size) {
+  return {.batch_size = batch_size,
+          .seed = context.seed,
+          .rank = context.rank,
+          .world_size = context.world_size,
+          .pin_memory = context.device.is_cuda()};
+}
+
 RunPlan plan_run(const ConfigNode& root) {
-  // A row per task. A name without one is refused by the check of the field itself.
+  // A row per task. A name without one goes to the last, whose check of the field refuses it.
   const ConfigNode* task = root.find("task");
   if (task != nullptr && task->scalar == "gpt") return plan<GptRunConfig, GptTask>(root);
   return plan<TokenizerRunConfig, TokenizerTask>(root);

@@ -37,10 +37,9 @@ struct PhaseLoss {
 /// What one training sample costs, for the figures of speed.
 struct Workload {
   int64_t tokens_per_sample = 0;  ///< 0: the model does not count in tokens
-  /// Operations of a forward and a backward pass: 6 per weight of a matrix product and token, and
-  /// 12
-  /// * layers * dim * tokens of attention per token, the causal half not taken off
-  /// (arXiv:2204.02311, appendix B). 0: unknown.
+  /// Operations of a forward and a backward pass. Per token 6 for each weight of a matrix product,
+  /// and 12 * layers * dim * tokens for attention, the causal half not taken off (arXiv:2204.02311,
+  /// appendix B). 0: unknown.
   double flops_per_sample = 0;
 };
 
@@ -91,6 +90,9 @@ class Task {
   /// Weights of a file into the model and its companions: `init_from`.
   virtual void init_from(const std::string& path) = 0;
 };
+
+/// What a task's loaders take from its context, for batches of that size.
+data::LoaderOptions loader_options(const TaskContext& context, int64_t batch_size);
 
 /// A config that was read and checked, before anything is built of it.
 struct RunPlan {

@@ -29,14 +29,6 @@ tokenizer::Lpips load_lpips(const TokenizerRunConfig& config) {
   return tokenizer::Lpips(read_weights(config.lpips.vgg), read_weights(config.lpips.lin));
 }
 
-data::LoaderOptions loader_options(const TaskContext& context, int64_t batch_size) {
-  return {.batch_size = batch_size,
-          .seed = context.seed,
-          .rank = context.rank,
-          .world_size = context.world_size,
-          .pin_memory = context.device.is_cuda()};
-}
-
 }  // namespace
 
 void validate(const TokenizerRunConfig& config) {

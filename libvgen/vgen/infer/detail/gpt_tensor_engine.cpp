@@ -9,6 +9,7 @@
 #include "vgen/core/random.h"
 #include "vgen/infer/detail/slots.h"
 #include "vgen/infer/detail/step_graphs.h"
+#include "vgen/nn/rms_norm.h"
 #include "vgen/nn/rotary.h"
 #include "vgen/tensor/device.h"
 
@@ -142,11 +143,8 @@ void GptTensorEngine::take_layers(const GptWeights& weights) {
   }
 }
 
-// quirk: rounded to the dtype of x before the weight is multiplied in.
 at::Tensor GptTensorEngine::normalised(const at::Tensor& x, const at::Tensor& weight) const {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = (wide.square().mean(-1, /*keepdim=*/true) + config_.norm_eps).rsqrt();
-  return (wide * scale).to(x.scalar_type()) * weight;
+  return nn::rms_norm(x, weight, config_.norm_eps);
 }
 
 at::Tensor GptTensorEngine::feed_forward(const Layer& layer, const at::Tensor& x) const {

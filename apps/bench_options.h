@@ -1,0 +1,25 @@
+#pragma once
+// Options that every `vgen bench` command has.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+namespace vgen::apps {
+
+/// `config`: a bench config with `device` and `threads`.
+template <class Config>
+void add_machine_options(CLI::App& command, Config& config, bool& is_json) {
+  command.add_option("--device", config.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command.add_option("--threads", config.threads, "0 = one per core")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_flag("--json", is_json, "Machine-readable");
+}
+
+/// Prints as JSON or as a table.
+template <class Report>
+void print_report(const Report& report, bool is_json) {
+  std::fputs((is_json ? report_json(report) : format_report(report)).c_str(), stdout);
+}
+
+}  // namespace vgen::apps
