@@ -58,6 +58,8 @@ void add_bench(CLI::App& app) {
   add_bench_tokenizer(*command);
   add_bench_gpt(*command);
   add_bench_gpt_train(*command);
+  add_bench_var(*command);
+  add_bench_var_train(*command);
 }
 
 }  // namespace vgen::apps

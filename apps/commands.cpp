@@ -9,6 +9,7 @@ void add_commands(CLI::App& app) {
   add_extract(app);
   add_reconstruct(app);
   add_sample(app);
+  add_edit(app);
   add_evaluate(app);
   add_inspect(app);
   add_convert(app);

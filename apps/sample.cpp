@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "sample_options.h"
 
 namespace vgen::apps {
 
@@ -15,65 +16,6 @@ struct Options {
   eval::SampleFidConfig fid;
   int64_t num_fid_images = 0;
 };
-
-void add_model_options(CLI::App& command, eval::SampleConfig& model) {
-  command
-      .add_option("checkpoint", model.checkpoint,
-                  "Run folder, checkpoint folder, or a GPT's .pt or .safetensors")
-      ->required();
-  command.add_option("--tokenizer", model.tokenizer, "The same of the tokenizer")->required();
-  command
-      .add_option("--weights", model.gpt.weights,
-                  "auto (EMA of a run; of a .pt file what official samplers take), ema, model, or "
-                  "the name of a dict in a .pt file")
-      ->capture_default_str();
-  command.add_option("--config", model.gpt.config,
-                     "YAML of the GPT, or B, L, XL, XXL, XXXL, 1B, 3B, 7B; default: of the run, or "
-                     "read off the weights");
-  command.add_option("--n-head", model.gpt.n_head,
-                     "Attention heads, where neither config nor published size tells");
-  command.add_option("--image-size", model.image_size, "Pixels; default: as trained, else 256");
-  command
-      .add_option("--tokenizer-weights", model.decoder.weights,
-                  "auto (EMA if there are any), ema, model, or the name of a dict in a .pt file")
-      ->capture_default_str();
-  command.add_option("--tokenizer-config", model.decoder.config,
-                     "YAML of the tokenizer, or VQ-16, VQ-8");
-}
-
-void add_run_options(CLI::App& command, eval::SampleConfig& model) {
-  command.add_option("--precision", model.precision, "What the GPT's weights are stored in")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
-      ->capture_default_str();
-  command.add_option("--tokenizer-precision", model.decoder.precision, "Of the decoder")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
-      ->capture_default_str();
-  command.add_option("--batch-size", model.batch_size, "Images at a time; changes no image")
-      ->capture_default_str();
-  command.add_option("--device", model.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  command.add_option("--threads", model.threads, "Of the CPU, 0 = one per core")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-}
-
-void add_settings(CLI::App& command, infer::GenerateSettings& settings) {
-  command.add_option("--seed", settings.seed, "Same seed and settings, same images")
-      ->capture_default_str();
-  command.add_option("--cfg-scale", settings.cfg_scale, "Guidance, up to 1 = off")
-      ->capture_default_str();
-  command
-      .add_option("--cfg-interval", settings.cfg_interval,
-                  "Last token index that guidance acts on, as the official code counts; -1 = all")
-      ->capture_default_str();
-  command.add_option("--temperature", settings.filter.temperature, "Below 1: nearer to the mode")
-      ->capture_default_str();
-  command.add_option("--top-k", settings.filter.top_k, "Only the k likeliest tokens, 0 = off")
-      ->capture_default_str();
-  command
-      .add_option("--top-p", settings.filter.top_p,
-                  "Only the likeliest tokens that make up this probability, 1 = off")
-      ->capture_default_str();
-}
 
 void run(Options& options) {
   if (options.num_fid_images != 0) {
@@ -91,11 +33,9 @@ void run(Options& options) {
 void add_sample(CLI::App& app) {
   auto options = std::make_shared<Options>();
   eval::SampleImagesConfig& config = options->images;
-  config.model.settings.cfg_scale = 4;
-  config.model.settings.filter.top_k = 2000;
   config.out = "samples";
-  auto* command = app.add_subcommand("sample", "Draw images from a trained GPT");
-  add_model_options(*command, config.model);
+  auto* command = app.add_subcommand("sample", "Draw images from a trained GPT or VAR");
+  add_sample_model(*command, config.model);
   auto* classes =
       command->add_option("--class-id", config.classes, "Labels, ranges or names: 207,0-9,otter");
   command->add_option("--class-names", config.class_names,
@@ -103,9 +43,11 @@ void add_sample(CLI::App& app) {
   command->add_option("--count", config.count, "Images of each class")->capture_default_str();
   command->add_option("--out", config.out, "Folder for images, grid.png, codes.npy, samples.json")
       ->capture_default_str();
+  command->add_flag("--show-scales", config.show_scales,
+                    "VAR: also write what each picture was after each scale");
   command->add_flag("--force", config.must_overwrite, "Replace older results in --out");
-  add_settings(*command, config.model.settings);
-  add_run_options(*command, config.model);
+  add_sample_settings(*command, config.model.settings);
+  add_sample_run(*command, config.model);
   auto* fid = command->add_option("--fid", options->num_fid_images,
                                   "Draw so many images for FID, all classes in turn");
   auto* npz = command->add_option("--npz", options->fid.npz, "Where --fid writes them");
@@ -122,6 +64,8 @@ void add_sample(CLI::App& app) {
       "  vgen sample c2i_B_256.pt --tokenizer vq_ds16_c2i.pt --class-id \"golden retriever,360\" "
       "\\\n"
       "    --count 4 --cfg-scale 4 --top-k 2000 --seed 7 --out samples\n"
+      "  vgen sample var_d16.pth --tokenizer vae_ch160v4096z32.pth --class-id 207 --count 8 \\\n"
+      "    --cfg-scale 1.5 --show-scales --out dogs\n"
       "  torchrun --no-python --nproc-per-node 8 vgen sample c2i_L_384.pt \\\n"
       "    --tokenizer vq_ds16_c2i.pt --fid 50000 --npz L384.npz --cfg-scale 2 --top-k 0 \\\n"
       "    --device cuda\n");

@@ -9,7 +9,7 @@ torch_version=2.11.0
 packages=(g++ cmake ninja-build ccache git python3 python3-venv ca-certificates
   libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libjpeg62-turbo-dev
   libyaml-cpp-dev libspdlog-dev libcli11-dev catch2 nlohmann-json3-dev libarchive-dev zlib1g-dev
-  libgloo-dev)
+  libdeflate-dev libgloo-dev)
 
 say() { [ "${1-}" ] && echo "setup: $*"; }
 fail() { echo "setup: error: $*" >&2; exit 1; }

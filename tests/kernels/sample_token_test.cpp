@@ -65,6 +65,23 @@ TEST_CASE("sample token: filtered logits of the official code", "[kernels][golde
                      golden_tensor(str_cat("sampling/", c.name, ".npy"))));
 }
 
+TEST_CASE("sample token: filtered logits of the official VAR", "[kernels][golden]") {
+  struct Case {
+    const char* name;
+    int64_t top_k;
+    double top_p;  // 1 = off, where the official code says 0
+  };
+  const Case c =
+      GENERATE(Case{"k0_p0", 0, 1}, Case{"k1_p0", 1, 1}, Case{"k5_p0", 5, 1},
+               Case{"k0_p0.9", 0, 0.9}, Case{"k0_p0.3", 0, 0.3}, Case{"k0_p1", 0, 1},
+               Case{"k10_p0.8", 10, 0.8}, Case{"k20_p0.95", 20, 0.95}, Case{"k3_p0.999", 3, 0.999});
+  CAPTURE(c.name);
+  const auto logits_BV = golden_tensor("sampling/var_logits.npy").flatten(0, 1);
+  const auto sampled = sample_all(logits_BV, {.top_k = c.top_k, .top_p = c.top_p});
+  const auto expected = golden_tensor(std::string("sampling/var_filtered_") + c.name + ".npy");
+  CHECK(sampled.filtered_BV.equal(expected.flatten(0, 1)));
+}
+
 TEST_CASE("sample token: probabilities of the official code", "[kernels][golden]") {
   struct Case {
     const char* name;

@@ -174,7 +174,16 @@ LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
                 "; check the model section of the config, or the key that is read");
   }
   const at::NoGradGuard no_grad;
-  for (const auto& [tensor, array] : copies) tensor.detach().copy_(as_tensor(*array));
+  for (const auto& [target, array] : copies) {
+    const at::Tensor values = as_tensor(*array);
+    const bool is_shared = options.may_share && target.is_cpu() && target.is_contiguous() &&
+                           target.scalar_type() == values.scalar_type();
+    if (is_shared) {
+      target.set_data(values);
+    } else {
+      target.detach().copy_(values);
+    }
+  }
   return report;
 }
 

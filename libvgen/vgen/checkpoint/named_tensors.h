@@ -42,6 +42,9 @@ NamedTensors named_parameters(const torch::nn::Module& module);
 struct LoadOptions {
   bool is_strict = true;  ///< missing and unexpected names are errors; other shapes always are
   std::vector<std::string> optional = {};  ///< names that may be missing or unexpected all the same
+  /// For weights that nobody will write to: tensors on the CPU of the file's dtype take the bytes
+  /// of the file, mapped as they may be, instead of a copy.
+  bool may_share = false;
 };
 
 /// What a file and a module do not share.

@@ -20,6 +20,7 @@ enum class Purpose : uint32_t {
   kSampling = 5,      ///< tokens of a generated image
   kLabelDropout = 6,  ///< classifier-free guidance dropout
   kSynth = 7,         ///< procedural data
+  kSmoothing = 8,     ///< mixtures of codes in VAR (more_smooth)
   kTest = 1000,
 };
 

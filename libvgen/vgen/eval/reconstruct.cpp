@@ -17,6 +17,7 @@
 #include "vgen/data/loader.h"
 #include "vgen/eval/image_metrics.h"
 #include "vgen/eval/load_lpips.h"
+#include "vgen/eval/pictures.h"
 #include "vgen/io/npy.h"
 #include "vgen/io/result_folder.h"
 #include "vgen/tensor/device.h"
@@ -30,6 +31,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kDefaultImageSize = 256;
 constexpr int64_t kMinSsimSide = 7;
+constexpr int64_t kScaleRows = 8;  // images in scales.png
 constexpr int64_t kMinLpipsSide = 16;
 
 double seconds_since(Clock::time_point begin) {
@@ -37,27 +39,9 @@ double seconds_since(Clock::time_point begin) {
 }
 
 /// "000012.png"
-std::string picture_name(int64_t index) {
-  const std::string digits = std::to_string(index);
-  return str_cat(std::string(digits.size() < 6 ? 6 - digits.size() : 0, '0'), digits, ".png");
-}
-
-bool is_picture_name(const std::string& name) {
-  const std::string stem = name.substr(0, name.size() < 4 ? 0 : name.size() - 4);
-  return name.ends_with(".png") && stem.size() >= 6 &&
-         std::ranges::all_of(stem, [](char c) { return c >= '0' && c <= '9'; });
-}
-
 bool is_result(const std::string& name) {
-  return name == "codes.npy" || name == "grid.png" || name == "images.jsonl" ||
-         name == "metrics.json" || is_picture_name(name);
-}
-
-std::vector<std::byte> encode_png(const at::Tensor& image_HW3) {
-  data::Image image{.width = image_HW3.size(1), .height = image_HW3.size(0), .rgb = {}};
-  const auto* pixels = image_HW3.const_data_ptr<uint8_t>();
-  image.rgb.assign(pixels, pixels + image_HW3.numel());
-  return data::encode_png(image);
+  return name == "codes.npy" || name == "grid.png" || name == "scales.png" ||
+         name == "images.jsonl" || name == "metrics.json" || is_picture_name(name);
 }
 
 std::span<const std::byte> bytes_of(const std::string& text) {
@@ -155,6 +139,7 @@ class Reconstruction {
   void record(const at::Tensor& copy_BHW3, const data::ImageBatch& batch,
               const data::Dataset& dataset);
   void add_to_grid(const at::Tensor& image_B3HW, const at::Tensor& copy_BHW3);
+  void add_to_scales(const at::Tensor& image_B3HW, const at::Tensor& code);
   void write_results();
   io::Json settings() const;
 
@@ -174,7 +159,8 @@ class Reconstruction {
   std::vector<double> batch_lpips_;
   std::vector<at::Tensor> codes_;
   std::vector<at::Tensor> grid_;
-  std::string lines_;  // images.jsonl
+  std::vector<at::Tensor> scales_;  // the pictures of scales.png, row by row
+  std::string lines_;               // images.jsonl
 };
 
 Reconstruction::Reconstruction(const ReconstructConfig& config)
@@ -251,6 +237,7 @@ void Reconstruction::take(const data::ImageBatch& batch, const data::Dataset& da
   measure(copy_BHW3, image_B3HW);
   record(copy_BHW3, batch, dataset);
   if (out_) add_to_grid(image_B3HW, copy_BHW3);
+  if (out_) add_to_scales(image_B3HW, code);
   result_.images += size;
 }
 
@@ -314,7 +301,28 @@ void Reconstruction::add_to_grid(const at::Tensor& image_B3HW, const at::Tensor&
   }
 }
 
+/// The first images, each after every scale, coarse to fine, and as it is.
+void Reconstruction::add_to_scales(const at::Tensor& image_B3HW, const at::Tensor& code) {
+  const int64_t size = std::min(kScaleRows - result_.images, code.size(0));
+  const auto num_scales = static_cast<int64_t>(tokenizer_.model->patch_nums().size());
+  if (num_scales == 0 || size <= 0) return;
+  const auto scales = tokenizer_.model->decode_scales(code.narrow(0, 0, size));
+  for (int64_t i = 0; i < size; ++i) {
+    for (const at::Tensor& scale_B3HW : scales) {
+      scales_.push_back(to_uint8(scale_B3HW.narrow(0, i, 1))[0]);
+    }
+    const std::vector<int64_t> shape{sizes_.image, sizes_.image};
+    at::Tensor original = image_B3HW.narrow(0, i, 1);
+    if (original.size(2) != sizes_.image) original = at::upsample_bicubic2d(original, shape, false);
+    scales_.push_back(to_uint8(original)[0]);
+  }
+}
+
 void Reconstruction::write_results() {
+  if (!scales_.empty()) {
+    const auto columns = static_cast<int64_t>(tokenizer_.model->patch_nums().size()) + 1;
+    out_->write("scales.png", encode_png(image_grid(at::stack(scales_), columns)));
+  }
   if (!grid_.empty()) {
     const auto pairs = static_cast<double>(grid_.size()) / 2;
     const auto columns = 2 * std::max<int64_t>(1, std::llround(std::sqrt(pairs / 2)));

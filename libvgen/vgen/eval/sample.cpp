@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 
 #include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/log.h"
-#include "vgen/data/image.h"
+#include "vgen/eval/pictures.h"
 #include "vgen/eval/sample_session.h"
 #include "vgen/infer/class_names.h"
 #include "vgen/io/npy.h"
@@ -23,24 +22,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxGridImages = 400;
 
-std::string png_name(int64_t index) {
-  char name[32];
-  std::snprintf(name, sizeof(name), "%06lld.png", static_cast<long long>(index));
-  return name;
-}
-
 bool is_result(const std::string& name) {
   if (name == "grid.png" || name == "codes.npy" || name == "samples.json") return true;
-  return name.size() == 10 && name.ends_with(".png") && name.find_first_not_of("0123456789") == 6;
-}
-
-// One image, uint8 (H, W, 3).
-data::Image as_image(const at::Tensor& image_HW3) {
-  const at::Tensor pixels = image_HW3.contiguous();
-  const uint8_t* bytes = pixels.const_data_ptr<uint8_t>();
-  return {.width = pixels.size(1),
-          .height = pixels.size(0),
-          .rgb = data::Pixels(bytes, bytes + pixels.numel())};
+  return is_picture_name(name) || is_picture_name(name, "_scales");
 }
 
 class ImageSampling {
@@ -48,16 +32,16 @@ class ImageSampling {
   explicit ImageSampling(const SampleImagesConfig& config)
       : config_(config),
         count_(config.count),
-        folder_(
-            config.out,
-            {.may_replace = config.must_overwrite, .last = "samples.json", .is_result = is_result}),
-        settings_(settings_json(config.model)) {}
+        folder_(config.out, {.may_replace = config.must_overwrite,
+                             .last = "samples.json",
+                             .is_result = is_result}) {}
 
   SampleResult run();
 
  private:
   void prepare();
   void draw_batch(int64_t first, int64_t size);
+  void write_scales(int64_t index, int64_t b, const std::vector<at::Tensor>& scales_B3HW);
   io::Json describe(int64_t index) const;
   void write_summary(const SampleResult& result);
   void show_progress(int64_t new_tokens);
@@ -77,6 +61,7 @@ class ImageSampling {
 
 void ImageSampling::prepare() {
   session_ = std::make_unique<SampleSession>(config_.model);
+  settings_ = session_->settings();
   const int64_t num_classes = session_->num_classes();
   names_ = config_.class_names.empty() ? infer::default_class_names(num_classes)
                                        : infer::read_class_names(config_.class_names, num_classes);
@@ -110,28 +95,38 @@ void ImageSampling::draw_batch(int64_t first, int64_t size) {
   for (int64_t i = first; i < first + size; ++i) {
     images.push_back({.index = static_cast<uint64_t>(i), .label = labels_[i / count_]});
   }
-  const auto batch = session_->draw(images, [&](int64_t tokens) { show_progress(tokens); });
-  codes_.push_back(batch.code_BN);
+  const auto batch = session_->draw(
+      images, [&](int64_t tokens) { show_progress(tokens); }, config_.show_scales);
+  codes_.push_back(batch.code);
   const at::Tensor pixels_BHW3 = to_uint8(batch.image_B3HW);
   for (int64_t b = 0; b < size; ++b) {
     io::Json parameters = describe(first + b);
     for (const auto& [name, value] : settings_.members) parameters.set(name, value);
-    folder_.write(
-        png_name(first + b),
-        data::encode_png(as_image(pixels_BHW3[b]),
-                         {{"Software", "vgen"}, {"parameters", io::dump_json(parameters)}}));
+    folder_.write(picture_name(first + b),
+                  encode_png(pixels_BHW3[b],
+                             {{"Software", "vgen"}, {"parameters", io::dump_json(parameters)}}));
     if (static_cast<int64_t>(grid_.size()) < kMaxGridImages) grid_.push_back(pixels_BHW3[b]);
+    if (config_.show_scales) write_scales(first + b, b, batch.scales_B3HW);
   }
+}
+
+// What the picture was after each scale, side by side.
+void ImageSampling::write_scales(int64_t index, int64_t b,
+                                 const std::vector<at::Tensor>& scales_B3HW) {
+  std::vector<at::Tensor> pictures;
+  for (const at::Tensor& image_B3HW : scales_B3HW) {
+    pictures.push_back(to_uint8(image_B3HW.slice(0, b, b + 1))[0]);
+  }
+  const at::Tensor row = image_grid(at::stack(pictures), static_cast<int64_t>(pictures.size()));
+  folder_.write(picture_name(index, "_scales"), encode_png(row));
 }
 
 void ImageSampling::write_summary(const SampleResult& result) {
   const auto in_grid = static_cast<int64_t>(grid_.size());
   const int64_t columns =
       count_ > 1 ? std::min<int64_t>(count_, 20) : std::min<int64_t>(in_grid, 8);
-  folder_.write("grid.png", data::encode_png(as_image(image_grid(at::stack(grid_), columns))));
-  const int64_t side = session_->grid_size();
-  io::write_npy(folder_.file("codes.npy"),
-                checkpoint::as_array(at::cat(codes_).view({num_images_, side, side})));
+  folder_.write("grid.png", encode_png(image_grid(at::stack(grid_), columns)));
+  io::write_npy(folder_.file("codes.npy"), checkpoint::as_array(at::cat(codes_)));
   io::Json json = io::Json::object();
   json.set("settings", settings_);
   json.set("engine", io::Json::string(session_->description()));
@@ -144,7 +139,7 @@ void ImageSampling::write_summary(const SampleResult& result) {
   io::Json images = io::Json::array();
   for (int64_t i = 0; i < num_images_; ++i) {
     io::Json image = describe(i);
-    image.set("file", io::Json::string(png_name(i)));
+    image.set("file", io::Json::string(picture_name(i)));
     images.add(std::move(image));
   }
   json.set("images", std::move(images));
@@ -171,16 +166,20 @@ SampleResult ImageSampling::run() {
 }  // namespace
 
 io::Json settings_json(const SampleConfig& config) {
-  const infer::GenerateSettings& settings = config.settings;
+  const SampleSettings& settings = config.settings;
+  const auto given = [](const auto& value) {
+    return value ? io::Json::number(*value) : io::Json::string("auto");
+  };
   io::Json json = io::Json::object();
   json.set("checkpoint", io::Json::string(config.checkpoint));
   json.set("tokenizer", io::Json::string(config.tokenizer));
   json.set("seed", io::Json::number(static_cast<int64_t>(settings.seed)));
-  json.set("cfg_scale", io::Json::number(settings.cfg_scale));
+  json.set("cfg_scale", given(settings.cfg_scale));
   json.set("cfg_interval", io::Json::number(settings.cfg_interval));
-  json.set("temperature", io::Json::number(settings.filter.temperature));
-  json.set("top_k", io::Json::number(settings.filter.top_k));
-  json.set("top_p", io::Json::number(settings.filter.top_p));
+  json.set("temperature", io::Json::number(settings.temperature));
+  json.set("top_k", given(settings.top_k));
+  json.set("top_p", given(settings.top_p));
+  if (settings.more_smooth) json.set("more_smooth", io::Json::boolean(true));
   json.set("precision", io::Json::string(config.precision));
   return json;
 }
@@ -196,7 +195,6 @@ std::string format_result(const SampleResult& result) {
 }
 
 SampleResult sample_images(const SampleImagesConfig& config) {
-  infer::validate(config.model.settings);
   require(config.count >= 1, ErrorCode::kInvalidArgument, "count ", config.count,
           ": expected at least 1");
   return ImageSampling(config).run();

@@ -1,29 +1,45 @@
 #pragma once
-// Images from a trained GPT and its tokenizer: `vgen sample`.
+// Images from a trained GPT or VAR and its tokenizer: `vgen sample`.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "vgen/infer/gpt_generate.h"
 #include "vgen/infer/load_gpt.h"
 #include "vgen/infer/load_tokenizer.h"
+#include "vgen/infer/var_generate.h"
 #include "vgen/io/json.h"
 
 namespace vgen::eval {
 
+/// How to draw. What is left open has the default of the kind of model.
+struct SampleSettings {
+  /// GPT: guidance counts from 1, 4 by default. VAR: from 0, see infer::VarSettings, 4 by default.
+  std::optional<double> cfg_scale = {};
+  int64_t cfg_interval = -1;          ///< GPT alone: as infer::GenerateSettings
+  double temperature = 1;             ///< logits are divided by it
+  std::optional<int64_t> top_k = {};  ///< 0 = off; 2000 by default, VAR 900
+  std::optional<double> top_p = {};   ///< 1 = off, the default; VAR 0.95
+  bool more_smooth = false;           ///< VAR alone: as infer::VarSettings
+  uint64_t seed = 0;
+};
+infer::GenerateSettings gpt_settings(const SampleSettings& settings);
+infer::VarSettings var_settings(const SampleSettings& settings);
+
 /// What both ways of sampling need.
 struct SampleConfig {
-  std::string checkpoint;            ///< as infer::load_gpt, a class-conditional model
-  infer::GptOptions gpt;             ///< weights, config, heads
-  std::string tokenizer;             ///< as infer::load_tokenizer
-  infer::TokenizerOptions decoder;   ///< weights, config, precision; its device is `device`
-  infer::GenerateSettings settings;  ///< guidance, filter, seed
-  std::string precision = "bf16";    ///< of the GPT's weights: fp32, bf16, int8
-  std::string device = "auto";       ///< as parse_device
-  int64_t image_size = 0;            ///< pixels, a multiple of the tokenizer's step; 0 = as trained
-  int64_t batch_size = 8;            ///< images at a time; changes no image
-  int64_t threads = 0;               ///< of LibTorch; 0 = one per core
+  std::string checkpoint;           ///< as infer::find_weights: a class-conditional GPT, or VAR
+  infer::GptOptions gpt;            ///< weights and config of either; heads
+  std::string tokenizer;            ///< as infer::load_tokenizer
+  infer::TokenizerOptions decoder;  ///< weights, config, precision; its device is `device`
+  SampleSettings settings;          ///< guidance, filter, seed
+  std::string precision = "bf16";   ///< of the weights: fp32, bf16, int8
+  std::string device = "auto";      ///< as parse_device
+  int64_t image_size = 0;           ///< pixels, a multiple of the tokenizer's step; 0 = as trained
+  int64_t batch_size = 8;           ///< images at a time; changes no image
+  int64_t threads = 0;              ///< of LibTorch; 0 = one per core
 };
 
 struct SampleImagesConfig {
@@ -31,6 +47,7 @@ struct SampleImagesConfig {
   std::string classes;          ///< as infer::parse_classes
   std::string class_names;      ///< file with a name per line; "" = ImageNet's for 1000 classes
   int64_t count = 1;            ///< images of each class
+  bool show_scales = false;     ///< VAR: also what the picture was after each scale
   std::string out;              ///< folder for the results
   bool must_overwrite = false;  ///< replace older results in `out`
 };
@@ -49,7 +66,8 @@ struct SampleResult {
 ///
 ///   000000.png ...   each with its parameters as a PNG text chunk, JSON
 ///   grid.png         all of them (at most 400), one row per class
-///   codes.npy        int64 (images, h, w)
+///   codes.npy        int64 (images, h, w); of VAR (images, L), the scales one after another
+///   000000_scales.png ...  with show_scales: the image after each scale, coarse to fine
 ///   samples.json     label, name, file of each image, and the settings; written last
 ///
 /// Throws Error; then `out` is as it was.
@@ -74,7 +92,7 @@ struct SampleFidConfig {
 /// Throws Error.
 SampleResult sample_fid(const SampleFidConfig& config);
 
-/// "vgen", the settings: what is written into files.
+/// The settings: what is written into files. What was left open is "auto" there.
 io::Json settings_json(const SampleConfig& config);
 /// One line for people.
 std::string format_result(const SampleResult& result);

@@ -186,7 +186,6 @@ SampleResult FidSampling::run() {
 }  // namespace
 
 SampleResult sample_fid(const SampleFidConfig& config) {
-  infer::validate(config.model.settings);
   require(config.num_images >= 1, ErrorCode::kInvalidArgument, "fid ", config.num_images,
           ": expected at least 1 image");
   require(config.eval_size >= 1, ErrorCode::kInvalidArgument, "eval-size ", config.eval_size,

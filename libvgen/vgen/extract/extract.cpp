@@ -60,11 +60,12 @@ CodeInfo make_info(const infer::ImageTokenizer& tokenizer, const ExtractConfig& 
   require(size % factor == 0, ErrorCode::kInvalidArgument, "image size ", size,
           ": the tokenizer needs a multiple of ", factor, " pixels, such as ",
           std::max(size / factor, int64_t{1}) * factor);
+  tokenizer.code_shape(size, size);  // or the complaint
   CodeInfo info{.tokenizer = tokenizer.fingerprint(),
                 .codebook_size = tokenizer.codebook_size(),
                 .image_size = size,
-                .grid = tokenizer.code_shape(size, size),
-                .patch_nums = {},
+                .grid = {size / factor, size / factor},
+                .patch_nums = tokenizer.patch_nums(),
                 .crop_sets = {},
                 .precision = config.tokenizer_options.precision,
                 .classes = {}};

@@ -87,9 +87,10 @@ class GptEngine {
   virtual std::string description() const = 0;
 };
 
-/// Packs the weights, which are not needed afterwards except for the embeddings of a CPU engine:
-/// those stay where they are. Throws Error(kInvalidArgument, kUnavailable).
-std::unique_ptr<GptEngine> make_gpt_engine(const GptWeights& weights,
+/// Packs the weights, letting go of each as it is packed (move them in and there is never a second
+/// copy of all); a CPU engine keeps the embeddings where they are. Throws Error(kInvalidArgument,
+/// kUnavailable).
+std::unique_ptr<GptEngine> make_gpt_engine(GptWeights weights,
                                            const GptEngineOptions& options = {});
 
 }  // namespace vgen::infer

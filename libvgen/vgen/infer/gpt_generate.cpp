@@ -15,6 +15,7 @@ class Batch {
   Batch(GptEngine& engine, std::span<const GenerateRequest> requests,
         const GenerateSettings& settings)
       : engine_(engine),
+        requests_(requests),
         settings_(settings),
         size_(static_cast<int64_t>(requests.size())),
         tokens_(requests.size()) {
@@ -43,6 +44,7 @@ class Batch {
     engine_.prefill(prompts_);
     for (int64_t i = 0;; ++i) {
       choose(i);
+      for (int64_t b = 0; b < size_; ++b) take_given(b, i);
       for (int64_t b = 0; b < size_; ++b) code_BN[b * num_tokens + i] = tokens_[b];
       if (on_tokens) on_tokens(size_);
       if (i + 1 == num_tokens) return;
@@ -51,6 +53,13 @@ class Batch {
   }
 
  private:
+  void take_given(int64_t b, int64_t index) {
+    const at::Tensor& given_N = requests_[b].given_N;
+    if (given_N.defined() && index < given_N.size(0)) {
+      tokens_[b] = given_N.const_data_ptr<int64_t>()[index];
+    }
+  }
+
   void choose(int64_t index) {
     if (settings_.cfg_interval >= 0 && index > settings_.cfg_interval + 1) {
       // From here on guidance is off for good, so the twins are not run any more.
@@ -70,6 +79,7 @@ class Batch {
   }
 
   GptEngine& engine_;
+  std::span<const GenerateRequest> requests_;
   const GenerateSettings& settings_;
   int64_t size_;
   std::vector<GptPrompt> prompts_;
@@ -104,6 +114,12 @@ at::Tensor generate(GptEngine& engine, std::span<const GenerateRequest> requests
   require(batch_size > 0, ErrorCode::kInvalidArgument, "gpt engine: ", engine.num_slots(),
           " slots, a guided image takes 2");
   const auto num_requests = static_cast<int64_t>(requests.size());
+  for (const GenerateRequest& request : requests) {
+    const at::Tensor& given_N = request.given_N;
+    require(!given_N.defined() || (given_N.scalar_type() == at::kLong && given_N.dim() == 1 &&
+                                   given_N.is_contiguous() && given_N.size(0) <= num_tokens),
+            ErrorCode::kInvalidArgument, "given codes: expected at most ", num_tokens, ", int64");
+  }
   at::Tensor code_BN = at::empty({num_requests, num_tokens}, at::kLong);
   for (int64_t first = 0; first < num_requests; first += batch_size) {
     const int64_t size = std::min(batch_size, num_requests - first);

@@ -28,8 +28,9 @@ struct GenerateSettings {
 void validate(const GenerateSettings& settings);
 
 struct GenerateRequest {
-  uint64_t image = 0;     ///< its number: with the seed all that its randomness depends on
-  GptPrompt prompt = {};  ///< `slot` and `is_null` are not read
+  uint64_t image = 0;       ///< its number: with the seed all that its randomness depends on
+  GptPrompt prompt = {};    ///< `slot` and `is_null` are not read
+  at::Tensor given_N = {};  ///< int64: the first codes, to go on from; at most block_size
 };
 
 /// Codes of all requests, int64 (requests, block_size). As many run at a time as the engine has

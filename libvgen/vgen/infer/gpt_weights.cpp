@@ -1,18 +1,13 @@
 #include "vgen/infer/gpt_weights.h"
 
-#include <utility>
-#include <vector>
-
 #include "vgen/checkpoint/named_tensors.h"
 
 namespace vgen::infer {
 
 namespace {
 
-using Shape = std::vector<int64_t>;
-
-std::vector<std::pair<std::string, Shape>> expected_tensors(const gpt::GptConfig& c) {
-  std::vector<std::pair<std::string, Shape>> list;
+NamedShapes expected_tensors(const gpt::GptConfig& c) {
+  NamedShapes list;
   if (c.model_type == "c2i") {
     list.push_back({"cls_embedding.embedding_table.weight", {c.class_rows(), c.dim}});
   } else {
@@ -37,53 +32,11 @@ std::vector<std::pair<std::string, Shape>> expected_tensors(const gpt::GptConfig
   return list;
 }
 
-// "a, b, c and 5 more"
-std::string first_few(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 4;
-  if (names.size() <= kShown) return join(names, ", ");
-  return str_cat(join({names.begin(), names.begin() + kShown}, ", "), " and ",
-                 names.size() - kShown, " more");
-}
-
 }  // namespace
-
-const at::Tensor& GptWeights::at(const std::string& name) const {
-  const auto found = tensors.find(name);
-  require(found != tensors.end(), ErrorCode::kNotFound, source, ": no tensor '", name, "'");
-  return found->second;
-}
 
 GptWeights gpt_weights(const gpt::GptConfig& config, const io::StateDict& state) {
   config.validate();
-  std::unordered_map<std::string, const io::Array*> by_name;
-  for (const io::NamedArray& tensor : state.tensors) by_name[tensor.name] = &tensor.array;
-  GptWeights weights{.config = config, .source = state.source};
-  std::vector<std::string> missing, mismatched;
-  for (const auto& [name, shape] : expected_tensors(config)) {
-    const auto found = by_name.find(name);
-    if (found == by_name.end()) {
-      missing.push_back(name);
-      continue;
-    }
-    const io::Array& array = *found->second;
-    if (array.shape != shape) {
-      mismatched.push_back(
-          str_cat(name, " is ", format_shape(array.shape), ", expected ", format_shape(shape)));
-      continue;
-    }
-    require(array.dtype == io::Dtype::kFloat32 || array.dtype == io::Dtype::kBFloat16 ||
-                array.dtype == io::Dtype::kFloat16,
-            ErrorCode::kInvalidArgument, state.source, ": ", name, " holds ",
-            io::dtype_name(array.dtype), ", expected float32, bfloat16 or float16");
-    weights.tensors.emplace(name, checkpoint::as_tensor(array));
-  }
-  if (!missing.empty() || !mismatched.empty()) {
-    std::string message = str_cat(state.source, ": not the weights of this GPT");
-    if (!mismatched.empty()) message += "; " + first_few(mismatched);
-    if (!missing.empty()) message += "; missing " + first_few(missing);
-    throw Error(ErrorCode::kInvalidArgument, message);
-  }
-  return weights;
+  return {collect_weights(expected_tensors(config), state, "this GPT"), config};
 }
 
 GptWeights gpt_weights(const gpt::GptConfig& config, const torch::nn::Module& module) {

@@ -1,13 +1,8 @@
 #pragma once
-// The named tensors of a LlamaGen transformer, checked, for an engine to be built from.
-
-#include <ATen/core/Tensor.h>
-
-#include <string>
-#include <unordered_map>
+// The weights of a LlamaGen transformer, checked, for an engine to be built from.
 
 #include "vgen/gpt/config.h"
-#include "vgen/io/state_dict.h"
+#include "vgen/infer/model_weights.h"
 
 namespace torch::nn {
 class Module;
@@ -15,15 +10,8 @@ class Module;
 
 namespace vgen::infer {
 
-struct GptWeights {
-  gpt::GptConfig config;
-  /// By official name; contiguous, on the CPU, float32, bfloat16 or float16. They may lie in a
-  /// mapped file, which they keep alive.
-  std::unordered_map<std::string, at::Tensor> tensors = {};
-  std::string source;  ///< what errors call them
-
-  /// The tensor, by name. Throws Error(kNotFound).
-  const at::Tensor& at(const std::string& name) const;
+struct GptWeights : ModelWeights {
+  gpt::GptConfig config = {};
 };
 
 /// The weights that lie in a file, not copied. Names beyond those that the config calls for are

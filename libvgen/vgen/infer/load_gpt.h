@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "vgen/infer/find_weights.h"
 #include "vgen/infer/gpt_weights.h"
 
 namespace vgen::infer {
@@ -33,6 +34,8 @@ struct LoadedGpt {
 /// Error: kNotFound (no such file, no such weights in it), kInvalidArgument (another architecture:
 /// which dimensions differ), kDataCorrupt, kUnavailable.
 LoadedGpt load_gpt(const std::string& path, const GptOptions& options = {});
+/// The same of weights that were found already.
+LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options = {});
 
 /// The config read off the weights. Widths, layers, vocabulary and classes follow from the shapes.
 /// Two numbers are in no shape: the heads, taken from the published size with these layers and

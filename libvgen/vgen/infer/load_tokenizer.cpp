@@ -3,10 +3,14 @@
 #include <filesystem>
 #include <optional>
 
-#include "vgen/checkpoint/store.h"
+#include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/config.h"
+#include "vgen/infer/find_weights.h"
 #include "vgen/infer/fingerprint.h"
+#include "vgen/infer/multi_scale_config.h"
+#include "vgen/infer/multi_scale_tokenizer.h"
 #include "vgen/infer/vqgan_config.h"
+#include "vgen/nn/skip_init.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tokenizer/vqgan.h"
 
@@ -65,99 +69,93 @@ class VqganTokenizer : public ImageTokenizer {
   c10::Device device_;
 };
 
-bool is_checkpoint_folder(const std::string& path) {
-  if (fs::exists(path + "/index.json") || fs::is_directory(path + "/checkpoints")) return true;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path, error)) {
-    if (entry.path().filename().string().starts_with("step_")) return true;
-  }
-  return false;
-}
-
-struct Weights {
-  io::StateDict state;
-  std::string name;
-  int64_t step = -1;
-  std::string run_config;  // path of the run's config.yaml; "" = none
-};
-
-// <run>/config.yaml of <run>/checkpoints/step_0001000.
-std::string run_config_of(const std::string& checkpoint) {
-  fs::path path = fs::absolute(checkpoint).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();  // "step_0001000/"
-  const std::string found = (path.parent_path().parent_path() / "config.yaml").string();
-  return fs::exists(found) ? found : "";
-}
-
-Weights read_checkpoint(const std::string& path, const std::string& weights) {
-  const checkpoint::CheckpointInfo info = checkpoint::find_checkpoint(path);
-  const bool has_ema = fs::exists(info.path + "/ema.safetensors");
-  const std::string name = weights == "auto" ? (has_ema ? "ema" : "model") : weights;
-  require(name != "ema" || has_ema, ErrorCode::kNotFound, info.path,
-          ": holds no averaged weights (ema.safetensors); the run had no EMA, use the weights "
-          "'model'");
-  Weights result;
-  result.state = io::load_state_dict(info.path, name);
-  result.name = name;
-  result.step = info.step;
-  result.run_config = run_config_of(info.path);
-  return result;
-}
-
-Weights read_weights(const std::string& path, const std::string& weights) {
-  require(fs::exists(path), ErrorCode::kNotFound, path,
-          ": no such file or folder; expected a run folder, a checkpoint folder or a file with "
-          "weights");
-  const bool is_folder = fs::is_directory(path);
-  if (is_folder && is_checkpoint_folder(path)) return read_checkpoint(path, weights);
-  Weights result;
-  // A flat file is known to load_state_dict as "auto".
-  const std::string key = weights == "auto"    ? "ema,model,state_dict,auto"
-                          : weights == "model" ? "model,state_dict,auto"
-                                               : weights;
-  result.state = io::load_state_dict(path, key);
-  result.name = result.state.key;
-  if (result.name.empty()) {
-    result.name =
-        fs::path(result.state.source).filename().string().starts_with("ema.") ? "ema" : "model";
-  }
-  require(weights != "model" || result.name != "ema", ErrorCode::kNotFound, path,
-          ": holds only averaged weights ('ema'), no 'model'");
-  return result;
-}
-
-VqganConfig read_model_section(const ConfigNode& root) {
+template <class Config>
+Config read_model_section(const ConfigNode& root) {
   const ConfigNode* model = root.find("model");
-  return read_config<VqganConfig>(model == nullptr ? root : *model);
+  return read_config<Config>(model == nullptr ? root : *model);
 }
 
-struct RunConfig {
-  VqganConfig model;
+// A tokenizer's config, of whatever kind.
+struct Source {
+  std::optional<ConfigNode> yaml;  // with a section `model`, or its fields
+  std::string preset;              // "VQ-16"
   int64_t image_size = 0;
 };
 
-RunConfig read_run_config(const std::string& path) {
+Source of_run(const std::string& path, bool has_scales) {
   const ConfigNode root = load_yaml(path);
   const ConfigNode* task = root.find("task");
-  require(task == nullptr || task->scalar == "tokenizer", ErrorCode::kInvalidArgument, path,
+  const char* expected = has_scales ? "var_tokenizer" : "tokenizer";
+  require(task == nullptr || task->scalar == expected, ErrorCode::kInvalidArgument, path,
           ": a run of the task '", task == nullptr ? "" : printable(task->scalar),
           "', expected a tokenizer");
   require(root.find("model") != nullptr, ErrorCode::kInvalidArgument, path,
           ": no section 'model', expected the config of a tokenizer run");
-  RunConfig config{.model = read_model_section(root)};
+  Source source{.yaml = root, .preset = {}};
   const ConfigNode* data = root.find("data");
   const ConfigNode* size = data == nullptr ? nullptr : data->find("image_size");
-  if (size != nullptr) parse_int(size->scalar, config.image_size);
-  return config;
+  if (size != nullptr) parse_int(size->scalar, source.image_size);
+  return source;
 }
 
-VqganConfig named_config(const std::string& name) {
-  if (!fs::exists(name)) {
-    require(!name.ends_with(".yaml") && !name.ends_with(".yml"), ErrorCode::kNotFound, name,
-            ": no such file");
-    return tokenizer::vqgan_preset(name);
+Source find_source(const FoundWeights& weights, const std::string& config) {
+  Source source;
+  if (!weights.run_config.empty()) {
+    source = of_run(weights.run_config, is_multi_scale(weights.state));
   }
-  return read_model_section(load_yaml(name));
+  if (config.empty()) return source;
+  if (fs::exists(config)) {
+    source.yaml = load_yaml(config);
+    return source;
+  }
+  require(!config.ends_with(".yaml") && !config.ends_with(".yml"), ErrorCode::kNotFound, config,
+          ": no such file");
+  source.yaml.reset();
+  source.preset = config;
+  return source;
+}
+
+template <class Model, class Config>
+Model build(const Config& config, const io::StateDict& state, const std::string& optional,
+            c10::ScalarType precision, c10::Device device) {
+  Model model = [&] {
+    const nn::SkipInit skip_init;
+    return Model(config);
+  }();
+  checkpoint::load_into(*model, state, {.optional = {optional}, .may_share = true});
+  model->eval();
+  for (torch::Tensor& parameter : model->parameters()) parameter.requires_grad_(false);
+  model->set_compute_dtype(precision);
+  model->to(device);
+  return model;
+}
+
+std::unique_ptr<ImageTokenizer> build_vqgan(const Source& source, const io::StateDict& state,
+                                            c10::ScalarType precision, c10::Device device) {
+  const auto config = source.yaml             ? read_model_section<VqganConfig>(*source.yaml)
+                      : source.preset.empty() ? infer_vqgan_config(state)
+                                              : tokenizer::vqgan_preset(source.preset);
+  return std::make_unique<VqganTokenizer>(
+      build<tokenizer::Vqgan>(config, state, "quantize.codebook_used", precision, device), device);
+}
+
+std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::StateDict state,
+                                                  const TokenizerOptions& options,
+                                                  c10::ScalarType precision, c10::Device device) {
+  require(source.preset.empty(), ErrorCode::kInvalidArgument, state.source,
+          ": a tokenizer of several scales, not '", source.preset, "'; name a YAML file");
+  using Config = tokenizer::MultiScaleVqvaeConfig;
+  auto config = source.yaml ? read_model_section<Config>(*source.yaml)
+                            : infer_multi_scale_config(state, options.patch_nums);
+  if (!options.patch_nums.empty()) config.patch_nums = options.patch_nums;
+  // Usage of another schedule's scales is nobody's here.
+  const std::string hits = "quantize.ema_vocab_hit_SV";
+  std::erase_if(state.tensors, [&](const io::NamedArray& item) {
+    return item.name == hits && item.array.shape.size() == 2 &&
+           item.array.shape[0] != static_cast<int64_t>(config.patch_nums.size());
+  });
+  return std::make_unique<MultiScaleTokenizer>(
+      build<tokenizer::MultiScaleVqvae>(config, state, hits, precision, device), device);
 }
 
 }  // namespace
@@ -165,29 +163,21 @@ VqganConfig named_config(const std::string& name) {
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options) {
   const c10::Device device = parse_device(options.device);
   const c10::ScalarType precision = parse_precision(options.precision);
-  const Weights weights = read_weights(path, options.weights);
+  FoundWeights weights = find_weights(path, options.weights, "ema,model,state_dict,auto");
+  const Source source = find_source(weights, options.config);
 
-  LoadedTokenizer loaded;
-  std::optional<VqganConfig> config;
-  if (!weights.run_config.empty()) {
-    const RunConfig run = read_run_config(weights.run_config);
-    config = run.model;
-    loaded.image_size = run.image_size;
+  LoadedTokenizer loaded{.model = {},
+                         .source = weights.state.source,
+                         .weights = weights.name,
+                         .step = weights.step,
+                         .image_size = source.image_size};
+  if (is_multi_scale(weights.state)) {
+    loaded.model = build_multi_scale(source, std::move(weights.state), options, precision, device);
+    const auto& scales = *static_cast<MultiScaleTokenizer*>(loaded.model.get());
+    loaded.image_size = scales.image_size();
+  } else {
+    loaded.model = build_vqgan(source, weights.state, precision, device);
   }
-  if (!options.config.empty()) config = named_config(options.config);
-  if (!config) config = infer_vqgan_config(weights.state);
-
-  tokenizer::Vqgan model(*config);
-  checkpoint::load_into(*model, weights.state, {.optional = {"quantize.codebook_used"}});
-  model->eval();
-  for (torch::Tensor& parameter : model->parameters()) parameter.requires_grad_(false);
-  model->set_compute_dtype(precision);
-  model->to(device);
-
-  loaded.source = weights.state.source;
-  loaded.weights = weights.name;
-  loaded.step = weights.step;
-  loaded.model = std::make_unique<VqganTokenizer>(std::move(model), device);
   return loaded;
 }
 

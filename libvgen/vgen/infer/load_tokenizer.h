@@ -26,8 +26,15 @@ class ImageTokenizer {
   /// Throws Error(kInvalidArgument) for another number of codes or a code beyond the codebook.
   virtual at::Tensor decode(const at::Tensor& code, int64_t height, int64_t width) const = 0;
 
-  /// Shape of the codes of one image: {h, w} in raster order for a VQGAN.
+  /// The pictures that a tokenizer of several scales makes of its scales 0 to k, k = 0, 1, ...,
+  /// coarse to fine, each float32 (B, 3, H, W); empty for one of a single scale.
+  virtual std::vector<at::Tensor> decode_scales(const at::Tensor& /*code*/) const { return {}; }
+
+  /// Shape of the codes of one image: {h, w} in raster order for a VQGAN; {L} for several scales.
   virtual std::vector<int64_t> code_shape(int64_t height, int64_t width) const = 0;
+
+  /// Sides of the scales; empty for a single one.
+  virtual std::vector<int64_t> patch_nums() const { return {}; }
 
   virtual int64_t codebook_size() const = 0;
   virtual int64_t downsample() const = 0;  ///< pixels per code along each side
@@ -36,7 +43,7 @@ class ImageTokenizer {
   /// codes, whatever file, device or precision. Reads all weights at each call.
   virtual std::string fingerprint() const = 0;
 
-  virtual std::string kind() const = 0;         ///< "vqgan"
+  virtual std::string kind() const = 0;         ///< "vqgan", "msvqvae"
   virtual std::string config_yaml() const = 0;  ///< the `model:` section that makes this model
 };
 
@@ -47,6 +54,8 @@ struct TokenizerOptions {
   /// A YAML file with a `model:` section or its fields alone, or VQ-16, VQ-8. "": the config.yaml
   /// of a run folder; for other files the config is read off the weights.
   std::string config = "";
+  /// Sides of the scales of VAR's tokenizer, where only the transformer that it serves tells them.
+  std::vector<int64_t> patch_nums = {};
   std::string device = "auto";     ///< as parse_device
   std::string precision = "fp32";  ///< as parse_precision: what encoder and decoder compute in
 };
@@ -61,9 +70,10 @@ struct LoadedTokenizer {
 
 /// `path`: a run folder (its newest valid checkpoint), a checkpoint folder, or a file or folder
 /// that io::load_state_dict reads. Names and shapes must fit the config exactly, only the usage
-/// buffer `quantize.codebook_used` may be there or not. Throws Error: kNotFound (no such file, no
-/// such weights in it), kInvalidArgument (another architecture: what differs), kDataCorrupt,
-/// kUnavailable.
+/// buffers may be there or not (`quantize.codebook_used`; `quantize.ema_vocab_hit_SV`, also of
+/// another number of scales). The weights may lie in the mapped file. Throws Error: kNotFound (no
+/// such file, no such weights in it), kInvalidArgument (another architecture: what differs),
+/// kDataCorrupt, kUnavailable.
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 }  // namespace vgen::infer

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 
 #include "vgen/core/error.h"
 
@@ -58,6 +59,14 @@ FileBytes map_file(const std::string& path) {
   auto file = std::make_shared<const MappedFile>(path);
   const auto bytes = file->bytes();
   return {path, bytes, std::move(file)};
+}
+
+void forget_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t first = (begin + page - 1) / page * page,
+                  last = (begin + bytes.size()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 std::string read_text_file(const std::string& path, size_t max_size) {

@@ -37,6 +37,10 @@ struct FileBytes {
 
 FileBytes map_file(const std::string& path);
 
+/// Gives the memory of the pages that lie wholly within `bytes` back to the system; who reads them
+/// again has them read from the file again. `bytes` must be part of a mapped file's.
+void forget_pages(std::span<const std::byte> bytes);
+
 /// A whole small text file (at most `max_size` bytes, else Error(kDataCorrupt)).
 std::string read_text_file(const std::string& path, size_t max_size = 16u << 20);
 

@@ -74,6 +74,22 @@ Choice choose(const Value& root, const std::string& key) {
   throw_error(ErrorCode::kNotFound, wanted, "; it ", list_entries(root));
 }
 
+// Scalars in the entries of the file's dict that hold no tensors: steps, training arguments.
+void add_scalars_beside(const TorchFile& file, Metadata& metadata) {
+  const auto leaves = file.flatten(file.root());
+  const auto entry_of = [](const TorchFile::Leaf& leaf) {
+    return std::string_view(leaf.name).substr(0, leaf.name.find('.'));
+  };
+  std::unordered_set<std::string_view> with_tensors;
+  for (const TorchFile::Leaf& leaf : leaves) {
+    if (leaf.value->kind == Value::Kind::kTensor) with_tensors.insert(entry_of(leaf));
+  }
+  for (const TorchFile::Leaf& leaf : leaves) {
+    if (!with_tensors.contains(entry_of(leaf)))
+      metadata.emplace(leaf.name, format_value(*leaf.value));
+  }
+}
+
 StateDict from_torch(const FileBytes& bytes, const std::string& key) {
   const TorchFile file(bytes);
   const Choice choice = choose(file.root(), key);
@@ -92,6 +108,7 @@ StateDict from_torch(const FileBytes& bytes, const std::string& key) {
             format_bytes(copied), ", far more than the file");
     result.tensors.push_back({leaf.name, std::move(array)});
   }
+  if (!choice.key.empty()) add_scalars_beside(file, result.metadata);
   require(!result.tensors.empty(), ErrorCode::kNotFound, "no tensors under '",
           printable(choice.key), "'; it ", list_entries(file.root()));
   return result;
@@ -134,6 +151,7 @@ StateDict from_shards(const FileBytes& index) {
             wanted.empty() ? "" : printable(*wanted.begin()), "', which ", index.name,
             " says is in it");
     result.metadata.merge(part.metadata);
+    result.mappings.push_back(bytes.bytes);
   }
   return result;
 }
@@ -189,7 +207,9 @@ StateDict load_state_dict(const std::string& path, const std::string& key) {
   if (fs::is_directory(path)) return load_state_dict(choose_in_folder(path, key), "auto");
   const FileBytes bytes = map_file(path);
   try {
-    return load_file(bytes, key);
+    StateDict state = load_file(bytes, key);
+    state.mappings.push_back(bytes.bytes);
+    return state;
   } catch (Error& error) {
     if (!std::string_view(error.what()).starts_with(path)) error.add_context(path);
     throw;

@@ -12,9 +12,11 @@ namespace vgen::io {
 /// Named tensors in the order of the file. Row-major, little-endian, each keeps its bytes alive.
 struct StateDict {
   std::vector<NamedArray> tensors;
-  Metadata metadata;   ///< of safetensors; for .pt the scalars beside the tensors, as text
+  Metadata metadata;   ///< of safetensors; for .pt the scalars among the tensors, and those
+                       ///< beside their dict ("steps", "args.image_size"), as text
   std::string key;     ///< where in the file they lay: "model", "trainer.var_wo_ddp", "" = root
   std::string source;  ///< the path
+  std::vector<std::span<const std::byte>> mappings = {};  ///< the files that tensors may lie in
 
   const Array* find(std::string_view name) const;
 };

@@ -4,6 +4,7 @@
 
 #include "vgen/kernels/group_norm.h"
 #include "vgen/kernels/winograd.h"
+#include "vgen/nn/skip_init.h"
 
 namespace vgen::nn {
 namespace {
@@ -256,8 +257,11 @@ Conv2dImpl::Conv2dImpl(const Conv2dOptions& options)
   const int64_t kernel = options.kernel_size;
   const double bound = 1 / std::sqrt(static_cast<double>(options.in_channels * kernel * kernel));
   weight = register_parameter(
-      "weight", torch::empty({options.out_channels, options.in_channels, kernel, kernel})
-                    .uniform_(-bound, bound));
+      "weight", torch::empty({options.out_channels, options.in_channels, kernel, kernel}));
+  if (!SkipInit::is_active()) {
+    const torch::NoGradGuard no_grad;
+    weight.uniform_(-bound, bound);
+  }
   if (options.use_bias) {
     bias = register_parameter("bias", torch::empty({options.out_channels}).uniform_(-bound, bound));
   }

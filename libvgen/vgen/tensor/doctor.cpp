@@ -60,11 +60,13 @@ DoctorReport::Section versions(const std::vector<std::pair<std::string, std::str
   return section;
 }
 
-// Threads that spin are the fastest on a machine of their own, and slow down a shared one.
+// Threads that spin for long slow each other down where other programs run beside them.
 std::string waiting_threads() {
   const char* policy = std::getenv("OMP_WAIT_POLICY");
-  if (policy != nullptr) return str_cat("OMP_WAIT_POLICY=", policy);
-  return "spin; where other programs run beside, set OMP_WAIT_POLICY=passive";
+  const char* turns = std::getenv("GOMP_SPINCOUNT");
+  if (turns != nullptr) return str_cat("spin for ", turns, " turns, then sleep");
+  return policy == nullptr ? "spin for long (the library's default)"
+                           : str_cat("OMP_WAIT_POLICY=", policy);
 }
 
 DoctorReport::Section processor(std::vector<std::string>& problems) {

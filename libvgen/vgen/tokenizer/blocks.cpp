@@ -27,23 +27,34 @@ torch::Tensor ResBlockImpl::forward(const torch::Tensor& x_BCHW) {
       h_BCHW, {.norm_silu = norm2_.get(), .residual_BOHW = shortcut_BCHW, .is_input_spent = true});
 }
 
-AttnBlockImpl::AttnBlockImpl(int64_t channels) {
+AttnBlockImpl::AttnBlockImpl(int64_t channels, Layout layout) {
   norm_ = register_module("norm", nn::GroupNorm(channels));
-  q_ = register_module("q", nn::Conv2d(nn::conv1x1(channels, channels)));
-  k_ = register_module("k", nn::Conv2d(nn::conv1x1(channels, channels)));
-  v_ = register_module("v", nn::Conv2d(nn::conv1x1(channels, channels)));
+  if (layout == Layout::kLlamaGen) {
+    q_ = register_module("q", nn::Conv2d(nn::conv1x1(channels, channels)));
+    k_ = register_module("k", nn::Conv2d(nn::conv1x1(channels, channels)));
+    v_ = register_module("v", nn::Conv2d(nn::conv1x1(channels, channels)));
+  } else {
+    qkv_ = register_module("qkv", nn::Conv2d(nn::conv1x1(channels, 3 * channels)));
+  }
   proj_out_ = register_module("proj_out", nn::Conv2d(nn::conv1x1(channels, channels)));
 }
 
-torch::Tensor AttnBlockImpl::forward(const torch::Tensor& x_BCHW) {
-  const int64_t height = x_BCHW.size(2), width = x_BCHW.size(3);
-  const torch::Tensor normed_BCHW = norm_(x_BCHW);
+std::array<torch::Tensor, 3> AttnBlockImpl::project(const torch::Tensor& normed_BCHW) {
   // (B, C, H, W) -> (B, 1, H W, C); a view where the layout is channels-last
   const auto as_tokens = [](const torch::Tensor& t_BCHW) {
     return t_BCHW.flatten(2).transpose(1, 2).unsqueeze(1);
   };
-  const torch::Tensor out_B1TC = at::scaled_dot_product_attention(
-      as_tokens(q_(normed_BCHW)), as_tokens(k_(normed_BCHW)), as_tokens(v_(normed_BCHW)));
+  if (qkv_) {
+    const auto parts = as_tokens(qkv_(normed_BCHW)).chunk(3, -1);
+    return {parts[0], parts[1], parts[2]};
+  }
+  return {as_tokens(q_(normed_BCHW)), as_tokens(k_(normed_BCHW)), as_tokens(v_(normed_BCHW))};
+}
+
+torch::Tensor AttnBlockImpl::forward(const torch::Tensor& x_BCHW) {
+  const int64_t height = x_BCHW.size(2), width = x_BCHW.size(3);
+  const auto [q, k, v] = project(norm_(x_BCHW));
+  const torch::Tensor out_B1TC = at::scaled_dot_product_attention(q, k, v);
   const torch::Tensor out_BCHW = out_B1TC.squeeze(1).transpose(1, 2).unflatten(2, {height, width});
   return proj_out_->forward_with(out_BCHW, {.residual_BOHW = x_BCHW});
 }

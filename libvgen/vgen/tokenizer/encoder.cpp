@@ -1,66 +1,47 @@
 #include "vgen/tokenizer/encoder.h"
 
-#include "vgen/tokenizer/vqgan.h"
-
 namespace vgen::tokenizer {
 namespace {
 
 /// Children "0", "1", ... under one name, as torch.nn.ModuleList counts them.
-template <class Holder>
-torch::nn::ModuleList as_list(const std::vector<Holder>& modules) {
+template <class Modules>
+torch::nn::ModuleList as_list(const Modules& modules) {
   torch::nn::ModuleList list;
-  for (const Holder& module : modules) list->push_back(module);
+  for (const auto& module : modules) list->push_back(module);
   return list;
 }
 
 }  // namespace
 
-EncoderLevelImpl::EncoderLevelImpl(const Options& options) {
+LevelImpl::LevelImpl(const Options& options) {
   for (int64_t i = 0; i < options.num_res_blocks; ++i) {
     const int64_t in_channels = i == 0 ? options.in_channels : options.out_channels;
     res_.emplace_back(in_channels, options.out_channels, options.dropout_p);
-    if (options.has_attention) attn_.emplace_back(options.out_channels);
+    if (options.has_attention) attn_.emplace_back(options.out_channels, options.layout);
   }
-  register_module("res", as_list(res_));
+  register_module(options.layout == Layout::kVar ? "block" : "res", as_list(res_));
   register_module("attn", as_list(attn_));
-  if (options.has_downsample) {
+  if (options.resize == Resize::kDown) {
     downsample_ = register_module("downsample", Downsample(options.out_channels));
-  }
-}
-
-torch::Tensor EncoderLevelImpl::forward(torch::Tensor x_BCHW) {
-  for (size_t i = 0; i < res_.size(); ++i) {
-    x_BCHW = res_[i](x_BCHW);
-    if (!attn_.empty()) x_BCHW = attn_[i](x_BCHW);
-  }
-  return downsample_ ? downsample_(x_BCHW) : x_BCHW;
-}
-
-DecoderLevelImpl::DecoderLevelImpl(const Options& options) {
-  for (int64_t i = 0; i < options.num_res_blocks; ++i) {
-    const int64_t in_channels = i == 0 ? options.in_channels : options.out_channels;
-    res_.emplace_back(in_channels, options.out_channels, options.dropout_p);
-    if (options.has_attention) attn_.emplace_back(options.out_channels);
-  }
-  register_module("res", as_list(res_));
-  register_module("attn", as_list(attn_));
-  if (options.has_upsample) {
+  } else if (options.resize == Resize::kUp) {
     upsample_ = register_module("upsample", Upsample(options.out_channels));
   }
 }
 
-torch::Tensor DecoderLevelImpl::forward(torch::Tensor x_BCHW) {
+torch::Tensor LevelImpl::forward(torch::Tensor x_BCHW) {
   for (size_t i = 0; i < res_.size(); ++i) {
     x_BCHW = res_[i](x_BCHW);
     if (!attn_.empty()) x_BCHW = attn_[i](x_BCHW);
   }
+  if (downsample_) return downsample_(x_BCHW);
   return upsample_ ? upsample_(x_BCHW) : x_BCHW;
 }
 
-MidBlocksImpl::MidBlocksImpl(int64_t channels, double dropout_p) {
-  first_ = register_module("0", ResBlock(channels, channels, dropout_p));
-  attn_ = register_module("1", AttnBlock(channels));
-  last_ = register_module("2", ResBlock(channels, channels, dropout_p));
+MidBlocksImpl::MidBlocksImpl(int64_t channels, double dropout_p, Layout layout) {
+  const bool is_var = layout == Layout::kVar;
+  first_ = register_module(is_var ? "block_1" : "0", ResBlock(channels, channels, dropout_p));
+  attn_ = register_module(is_var ? "attn_1" : "1", AttnBlock(channels, layout));
+  last_ = register_module(is_var ? "block_2" : "2", ResBlock(channels, channels, dropout_p));
 }
 
 torch::Tensor MidBlocksImpl::forward(torch::Tensor x_BCHW) {
@@ -69,50 +50,58 @@ torch::Tensor MidBlocksImpl::forward(torch::Tensor x_BCHW) {
   return last_(x_BCHW);
 }
 
-EncoderImpl::EncoderImpl(const VqganConfig& config) {
-  const size_t num_levels = config.encoder_ch_mult.size();
+EncoderImpl::EncoderImpl(const CoderConfig& config) {
+  const size_t num_levels = config.ch_mult.size();
   conv_in_ = register_module("conv_in", nn::Conv2d(nn::conv3x3(3, config.ch)));
   int64_t channels = config.ch;
   for (size_t level = 0; level < num_levels; ++level) {
-    const int64_t out_channels = config.ch * config.encoder_ch_mult[level];
+    const int64_t out_channels = config.ch * config.ch_mult[level];
     const bool is_last = level + 1 == num_levels;
-    levels_.emplace_back(EncoderLevelImpl::Options{.in_channels = channels,
-                                                   .out_channels = out_channels,
-                                                   .num_res_blocks = config.num_res_blocks,
-                                                   .dropout_p = config.dropout_p,
-                                                   .has_attention = is_last,
-                                                   .has_downsample = !is_last});
+    levels_.emplace_back(
+        LevelImpl::Options{.in_channels = channels,
+                           .out_channels = out_channels,
+                           .num_res_blocks = config.num_res_blocks,
+                           .dropout_p = config.dropout_p,
+                           .has_attention = is_last,
+                           .resize = is_last ? LevelImpl::Resize::kNone : LevelImpl::Resize::kDown,
+                           .layout = config.layout});
     channels = out_channels;
   }
-  register_module("conv_blocks", as_list(levels_));
-  mid_ = register_module("mid", MidBlocks(channels, config.dropout_p));
+  register_module(config.layout == Layout::kVar ? "down" : "conv_blocks", as_list(levels_));
+  mid_ = register_module("mid", MidBlocks(channels, config.dropout_p, config.layout));
   norm_out_ = register_module("norm_out", nn::GroupNorm(channels));
   conv_out_ = register_module("conv_out", nn::Conv2d(nn::conv3x3(channels, config.z_channels)));
 }
 
 torch::Tensor EncoderImpl::forward(const torch::Tensor& image_B3HW) {
   torch::Tensor h_BCHW = conv_in_(image_B3HW);
-  for (EncoderLevel& level : levels_) h_BCHW = level(std::move(h_BCHW));
+  for (Level& level : levels_) h_BCHW = level(std::move(h_BCHW));
   h_BCHW = mid_(std::move(h_BCHW));
   return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
 }
 
-DecoderImpl::DecoderImpl(const VqganConfig& config) {
-  const size_t num_levels = config.decoder_ch_mult.size();
-  int64_t channels = config.ch * config.decoder_ch_mult.back();
+DecoderImpl::DecoderImpl(const CoderConfig& config) {
+  const size_t num_levels = config.ch_mult.size();
+  int64_t channels = config.ch * config.ch_mult.back();
   conv_in_ = register_module("conv_in", nn::Conv2d(nn::conv3x3(config.z_channels, channels)));
-  mid_ = register_module("mid", MidBlocks(channels, config.dropout_p));
+  mid_ = register_module("mid", MidBlocks(channels, config.dropout_p, config.layout));
   for (size_t level = num_levels; level-- > 0;) {
-    const int64_t out_channels = config.ch * config.decoder_ch_mult[level];
-    levels_.emplace_back(DecoderLevelImpl::Options{.in_channels = channels,
-                                                   .out_channels = out_channels,
-                                                   .num_res_blocks = config.num_res_blocks + 1,
-                                                   .dropout_p = config.dropout_p,
-                                                   .has_attention = level + 1 == num_levels,
-                                                   .has_upsample = level != 0});
+    const int64_t out_channels = config.ch * config.ch_mult[level];
+    levels_.emplace_back(
+        LevelImpl::Options{.in_channels = channels,
+                           .out_channels = out_channels,
+                           .num_res_blocks = config.num_res_blocks,
+                           .dropout_p = config.dropout_p,
+                           .has_attention = level + 1 == num_levels,
+                           .resize = level == 0 ? LevelImpl::Resize::kNone : LevelImpl::Resize::kUp,
+                           .layout = config.layout});
     channels = out_channels;
   }
-  register_module("conv_blocks", as_list(levels_));
+  if (config.layout == Layout::kVar) {
+    register_module("up", as_list(std::vector<Level>(levels_.rbegin(), levels_.rend())));
+  } else {
+    register_module("conv_blocks", as_list(levels_));
+  }
   norm_out_ = register_module("norm_out", nn::GroupNorm(channels));
   conv_out_ = register_module("conv_out", nn::Conv2d(nn::conv3x3(channels, 3)));
 }
@@ -120,7 +109,7 @@ DecoderImpl::DecoderImpl(const VqganConfig& config) {
 torch::Tensor DecoderImpl::forward(const torch::Tensor& z_BZhw) {
   torch::Tensor h_BCHW = conv_in_(z_BZhw);
   h_BCHW = mid_(std::move(h_BCHW));
-  for (DecoderLevel& level : levels_) h_BCHW = level(std::move(h_BCHW));
+  for (Level& level : levels_) h_BCHW = level(std::move(h_BCHW));
   return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
 }
 

@@ -1,57 +1,45 @@
 #pragma once
-// The convolutional encoder and decoder of the VQGAN. B batch, H height, W width, Z latent
-// channels, h = H / downsample, w = W / downsample. Parameter names are LlamaGen's.
+// The convolutional encoder and decoder of the image tokenizers. B batch, H height, W width,
+// Z latent channels, h = H / downsample, w = W / downsample. Parameter names are those of
+// LlamaGen's or VAR's checkpoints: Layout.
 
 #include <torch/torch.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "vgen/tokenizer/blocks.h"
 
 namespace vgen::tokenizer {
 
-struct VqganConfig;
-
 /// One resolution: residual blocks, attention behind each of them at the deepest level only, then
-/// the change of size (none at the last level).
-class EncoderLevelImpl : public torch::nn::Module {
+/// the change of size.
+class LevelImpl : public torch::nn::Module {
  public:
+  enum class Resize { kNone, kDown, kUp };
   struct Options {
-    int64_t in_channels, out_channels, num_res_blocks;
-    double dropout_p;
-    bool has_attention, has_downsample;
+    int64_t in_channels = 0, out_channels = 0, num_res_blocks = 0;
+    double dropout_p = 0;
+    bool has_attention = false;
+    Resize resize = Resize::kNone;
+    Layout layout = Layout::kLlamaGen;
   };
-  explicit EncoderLevelImpl(const Options& options);
+  explicit LevelImpl(const Options& options);
   torch::Tensor forward(torch::Tensor x_BCHW);
 
  private:
   std::vector<ResBlock> res_;
   std::vector<AttnBlock> attn_;
   Downsample downsample_{nullptr};
-};
-TORCH_MODULE(EncoderLevel);
-
-class DecoderLevelImpl : public torch::nn::Module {
- public:
-  struct Options {
-    int64_t in_channels, out_channels, num_res_blocks;
-    double dropout_p;
-    bool has_attention, has_upsample;
-  };
-  explicit DecoderLevelImpl(const Options& options);
-  torch::Tensor forward(torch::Tensor x_BCHW);
-
- private:
-  std::vector<ResBlock> res_;
-  std::vector<AttnBlock> attn_;
   Upsample upsample_{nullptr};
 };
-TORCH_MODULE(DecoderLevel);
+TORCH_MODULE(Level);
 
-/// Residual block, attention, residual block: children "0", "1", "2".
+/// Residual block, attention, residual block: children "0", "1", "2" (kLlamaGen) or "block_1",
+/// "attn_1", "block_2" (kVar).
 class MidBlocksImpl : public torch::nn::Module {
  public:
-  MidBlocksImpl(int64_t channels, double dropout_p);
+  MidBlocksImpl(int64_t channels, double dropout_p, Layout layout);
   torch::Tensor forward(torch::Tensor x_BCHW);
 
  private:
@@ -60,23 +48,36 @@ class MidBlocksImpl : public torch::nn::Module {
 };
 TORCH_MODULE(MidBlocks);
 
+/// Shape of an encoder or a decoder.
+struct CoderConfig {
+  int64_t ch = 128;                    ///< base width, a multiple of 32
+  std::vector<int64_t> ch_mult = {1};  ///< width of each level over ch, full resolution first
+  int64_t num_res_blocks = 2;          ///< per level
+  int64_t z_channels = 256;
+  double dropout_p = 0;
+  Layout layout = Layout::kLlamaGen;
+};
+
+/// Levels are children of `conv_blocks` (kLlamaGen) or `down` (kVar), full resolution first.
 class EncoderImpl : public torch::nn::Module {
  public:
-  explicit EncoderImpl(const VqganConfig& config);
+  explicit EncoderImpl(const CoderConfig& config);
   /// image_B3HW: floating, its dtype is the compute dtype. Returns (B, Z, h, w) in that dtype.
   torch::Tensor forward(const torch::Tensor& image_B3HW);
 
  private:
   nn::Conv2d conv_in_{nullptr}, conv_out_{nullptr};
-  std::vector<EncoderLevel> levels_;
+  std::vector<Level> levels_;
   MidBlocks mid_{nullptr};
   nn::GroupNorm norm_out_{nullptr};
 };
 TORCH_MODULE(Encoder);
 
+/// Levels are children of `conv_blocks`, deepest first (kLlamaGen), or of `up`, full resolution
+/// first (kVar).
 class DecoderImpl : public torch::nn::Module {
  public:
-  explicit DecoderImpl(const VqganConfig& config);
+  explicit DecoderImpl(const CoderConfig& config);
   /// z_BZhw: the compute dtype. Returns the image (B, 3, H, W) in that dtype, not clamped.
   torch::Tensor forward(const torch::Tensor& z_BZhw);
 
@@ -85,7 +86,7 @@ class DecoderImpl : public torch::nn::Module {
 
  private:
   nn::Conv2d conv_in_{nullptr}, conv_out_{nullptr};
-  std::vector<DecoderLevel> levels_;  ///< in execution order, deepest first, as the keys count
+  std::vector<Level> levels_;  ///< in execution order, deepest first
   MidBlocks mid_{nullptr};
   nn::GroupNorm norm_out_{nullptr};
 };

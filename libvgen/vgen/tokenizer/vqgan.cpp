@@ -4,6 +4,19 @@
 #include "vgen/core/strings.h"
 
 namespace vgen::tokenizer {
+namespace {
+
+CoderConfig coder_config(const VqganConfig& config, const std::vector<int64_t>& ch_mult,
+                         int64_t more_res_blocks) {
+  return {.ch = config.ch,
+          .ch_mult = ch_mult,
+          .num_res_blocks = config.num_res_blocks + more_res_blocks,
+          .z_channels = config.z_channels,
+          .dropout_p = config.dropout_p,
+          .layout = Layout::kLlamaGen};
+}
+
+}  // namespace
 
 VqganConfig vqgan_preset(const std::string& name) {
   VqganConfig config;
@@ -27,8 +40,8 @@ void validate(const VqganConfig& config) {
 
 VqganImpl::VqganImpl(const VqganConfig& config) : config_(config) {
   validate(config);
-  encoder = register_module("encoder", Encoder(config));
-  decoder = register_module("decoder", Decoder(config));
+  encoder = register_module("encoder", Encoder(coder_config(config, config.encoder_ch_mult, 0)));
+  decoder = register_module("decoder", Decoder(coder_config(config, config.decoder_ch_mult, 1)));
   quantize = register_module("quantize", VectorQuantizer(QuantizerConfig{
                                              .codebook_size = config.codebook_size,
                                              .codebook_embed_dim = config.codebook_embed_dim,

@@ -5,15 +5,14 @@
 namespace vgen::train {
 
 namespace {
-constexpr double kInitialScale = 65536;
 constexpr double kGrowthFactor = 2;
 constexpr double kBackoffFactor = 0.5;
-constexpr int64_t kGrowthInterval = 2000;
 }  // namespace
 
-GradScaler::GradScaler(bool is_enabled, c10::Device device)
+GradScaler::GradScaler(bool is_enabled, c10::Device device, const GradScalerConfig& config)
     : is_enabled_(is_enabled),
-      scale_(at::full({}, is_enabled ? kInitialScale : 1.0,
+      config_(config),
+      scale_(at::full({}, is_enabled ? config.initial_scale : 1.0,
                       at::TensorOptions().dtype(at::kFloat).device(device))),
       growth_tracker_(at::zeros({}, at::TensorOptions().dtype(at::kInt).device(device))) {}
 
@@ -36,8 +35,15 @@ at::Tensor GradScaler::unscale(const std::vector<at::Tensor>& parameters) const 
 
 void GradScaler::update(const at::Tensor& found_inf) {
   if (!is_enabled_) return;
+  const bool is_limited = config_.max_scale > 0;
+  const at::Tensor old_scale = is_limited ? scale_.clone() : scale_;
+  const at::Tensor old_tracker = is_limited ? growth_tracker_.clone() : growth_tracker_;
   at::_amp_update_scale_(scale_, growth_tracker_, found_inf, kGrowthFactor, kBackoffFactor,
-                         kGrowthInterval);
+                         config_.growth_interval);
+  if (!is_limited) return;
+  const at::Tensor is_over = old_scale > config_.max_scale;  // decided without waiting
+  scale_.copy_(at::where(is_over, at::full_like(scale_, config_.max_scale), scale_));
+  growth_tracker_.copy_(at::where(is_over, old_tracker, growth_tracker_));
 }
 
 double GradScaler::current_scale() const { return scale_.item<double>(); }

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <map>
 
 namespace vgen::train {
@@ -38,7 +39,10 @@ GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor
     is_rule_used[i] = true;
     return {rule.lr_scale, rule.weight_decay};
   }
-  const bool has_decay = parameter.tensor.dim() >= config.decay_min_dims;
+  const bool has_decay = parameter.tensor.dim() >= config.decay_min_dims &&
+                         std::ranges::none_of(config.no_decay, [&](const std::string& part) {
+                           return parameter.name.find(part) != std::string::npos;
+                         });
   return {1, has_decay ? config.weight_decay : 0};
 }
 

@@ -38,7 +38,8 @@ struct OptimizerConfig {      // YAML section `optimizer:`
   double weight_decay = 0;
   int64_t decay_min_dims = 0;  ///< parameters with fewer dimensions have no decay (2: none on
                                ///< biases and norms)
-  std::vector<ParamRule> rules = {};  ///< the first that matches a name counts
+  std::vector<std::string> no_decay = {};  ///< nor have those whose name contains one of these
+  std::vector<ParamRule> rules = {};       ///< the first that matches a name counts
 };
 template <class Visitor>
 void visit_fields(Visitor& v, OptimizerConfig& c) {
@@ -49,6 +50,7 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
   v("eps", c.eps, more_than(0));
   v("weight_decay", c.weight_decay, at_least(0));
   v("decay_min_dims", c.decay_min_dims, at_least(0));
+  v("no_decay", c.no_decay);
   v("rules", c.rules);
 }
 

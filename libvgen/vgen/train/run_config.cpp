@@ -1,5 +1,7 @@
 #include "vgen/train/run_config.h"
 
+#include <algorithm>
+
 #include "vgen/core/error.h"
 
 namespace vgen::train {
@@ -16,6 +18,15 @@ void validate(const RunConfig& config, int64_t world_size) {
 
 int64_t micro_batch_size(const RunConfig& config, int64_t world_size) {
   return config.global_batch_size / (world_size * config.grad_accum_steps);
+}
+
+int64_t steps_per_epoch(const RunConfig& config, int64_t batches_per_epoch) {
+  return std::max<int64_t>(1, batches_per_epoch / config.grad_accum_steps);
+}
+
+int64_t total_steps(const RunConfig& config, int64_t batches_per_epoch) {
+  return config.steps > 0 ? config.steps
+                          : config.epochs * steps_per_epoch(config, batches_per_epoch);
 }
 
 }  // namespace vgen::train

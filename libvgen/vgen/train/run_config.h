@@ -8,12 +8,13 @@
 #include "vgen/checkpoint/store.h"
 #include "vgen/core/config.h"
 #include "vgen/dist/strategy.h"
+#include "vgen/train/grad_scaler.h"
 #include "vgen/train/schedule.h"
 
 namespace vgen::train {
 
 struct RunConfig {
-  std::string task = "tokenizer";  ///< what is trained: tokenizer, gpt
+  std::string task = "tokenizer";  ///< what is trained: tokenizer, var_tokenizer, gpt, var
   int64_t seed = 0;                ///< root of every random decision
   int64_t steps = 0;               ///< optimizer steps of the run; 0: `epochs` counts
   int64_t epochs = 0;              ///< length of the run in passes over the data; 0: `steps` counts
@@ -34,12 +35,13 @@ struct RunConfig {
   /// measured at the start with a large matrix product.
   double peak_tflops = 0;
   ScheduleConfig schedule;
+  GradScalerConfig grad_scaler;  ///< of fp16
   checkpoint::CheckpointConfig checkpoint;
   dist::ParallelConfig parallel;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, RunConfig& c) {
-  v("task", c.task, one_of({"tokenizer", "gpt"}));
+  v("task", c.task, one_of({"tokenizer", "var_tokenizer", "gpt", "var"}));
   v("seed", c.seed, at_least(0));
   v("steps", c.steps, at_least(0));
   v("epochs", c.epochs, at_least(0));
@@ -58,6 +60,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v("tensorboard", c.tensorboard);
   v("peak_tflops", c.peak_tflops, at_least(0));
   v("schedule", c.schedule);
+  v("grad_scaler", c.grad_scaler);
   v("checkpoint", c.checkpoint);
   v("parallel", c.parallel);
 }
@@ -67,5 +70,10 @@ void validate(const RunConfig& config, int64_t world_size);
 
 /// Samples of one micro-batch of one rank.
 int64_t micro_batch_size(const RunConfig& config, int64_t world_size);
+
+/// Optimizer steps of a pass over the data, at least 1. batches_per_epoch: micro-batches of a rank.
+int64_t steps_per_epoch(const RunConfig& config, int64_t batches_per_epoch);
+/// Optimizer steps of the run.
+int64_t total_steps(const RunConfig& config, int64_t batches_per_epoch);
 
 }  // namespace vgen::train

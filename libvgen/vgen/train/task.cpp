@@ -2,6 +2,8 @@
 
 #include "vgen/train/gpt_task.h"
 #include "vgen/train/tokenizer_task.h"
+#include "vgen/train/var_task.h"
+#include "vgen/train/var_tokenizer_task.h"
 
 namespace vgen::train {
 
@@ -31,6 +33,10 @@ RunPlan plan_run(const ConfigNode& root) {
   // A row per task. A name without one goes to the last, whose check of the field refuses it.
   const ConfigNode* task = root.find("task");
   if (task != nullptr && task->scalar == "gpt") return plan<GptRunConfig, GptTask>(root);
+  if (task != nullptr && task->scalar == "var") return plan<VarRunConfig, VarTask>(root);
+  if (task != nullptr && task->scalar == "var_tokenizer") {
+    return plan<VarTokenizerRunConfig, VarTokenizerTask>(root);
+  }
   return plan<TokenizerRunConfig, TokenizerTask>(root);
 }
 

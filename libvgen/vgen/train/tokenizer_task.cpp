@@ -18,7 +18,7 @@ tokenizer::NamedWeights read_weights(const std::string& path) {
   return weights;
 }
 
-tokenizer::Lpips load_lpips(const TokenizerRunConfig& config) {
+tokenizer::Lpips load_lpips(const TokenizerRecipe& config) {
   if (config.loss.perceptual_weight == 0) return nullptr;
   require(!config.lpips.vgg.empty() && !config.lpips.lin.empty(), ErrorCode::kInvalidArgument,
           "loss.perceptual_weight is ", config.loss.perceptual_weight, ", but lpips.",
@@ -37,17 +37,21 @@ void validate(const TokenizerRunConfig& config) {
   require(config.data.image_size % factor == 0, ErrorCode::kInvalidArgument, "data.image_size is ",
           config.data.image_size, ", but model.encoder_ch_mult has ",
           config.model.encoder_ch_mult.size(), " levels and so needs a multiple of ", factor);
-  require(!config.data.train.path.empty(), ErrorCode::kInvalidArgument,
+  validate_recipe(config);
+}
+
+void validate_recipe(const TokenizerRecipe& recipe) {
+  require(!recipe.data.train.path.empty(), ErrorCode::kInvalidArgument,
           "data.train.path is empty; name a folder or tar of images");
 }
 
-TokenizerTask::TokenizerTask(const TokenizerRunConfig& config, const TaskContext& context)
-    : config_(config), context_(context) {
-  vqgan_ = tokenizer::Vqgan(config.model);
+TokenizerTask::TokenizerTask(const TokenizerRecipe& config, std::unique_ptr<TokenizerModel> model,
+                             const TaskContext& context)
+    : config_(config), context_(context), model_(std::move(model)) {
   vq_loss_ = tokenizer::VqLoss(config.loss, config.data.image_size, load_lpips(config));
-  vqgan_->to(context.device);
+  model_->module().to(context.device);
   vq_loss_->to(context.device);
-  vqgan_->set_compute_dtype(context.precision);
+  model_->set_compute_dtype(context.precision);
   vq_loss_->set_compute_dtype(context.precision);
   if (vq_loss_->perceptual_loss) {
     vq_loss_->perceptual_loss->use_dropout = config.loss.perceptual_dropout;
@@ -68,7 +72,7 @@ std::vector<std::pair<std::string, torch::nn::Module*>> TokenizerTask::companion
 }
 
 std::vector<Phase> TokenizerTask::phases() {
-  std::vector<Phase> phases{{"gen", config_.optimizer, checkpoint::named_parameters(*vqgan_)}};
+  std::vector<Phase> phases{{"gen", config_.optimizer, checkpoint::named_parameters(model())}};
   if (vq_loss_->discriminator) {
     phases.push_back(
         {"disc", config_.disc_optimizer, checkpoint::named_parameters(*vq_loss_->discriminator)});
@@ -101,40 +105,40 @@ PhaseLoss TokenizerTask::loss(size_t phase, size_t micro_batch, int64_t step) {
     auto result = vq_loss_->discriminator_loss(image_B3HW, recon_B3HW, step);
     return {std::move(result.loss), std::move(result.terms)};
   }
-  const auto output = vqgan_->forward(image_B3HW);
+  const auto output = model_->train_forward(image_B3HW, step, micro_batch);
   auto result = vq_loss_->generator_loss({.image_B3HW = image_B3HW,
                                           .recon_B3HW = output.image_B3HW,
-                                          .quantizer = output.quantized.losses,
+                                          .quantizer = output.losses,
                                           .step = step,
-                                          .last_weight = vqgan_->decoder->last_weight()});
+                                          .last_weight = model_->last_weight()});
   if (vq_loss_->discriminator) recon_B3HW = output.image_B3HW.detach();
+  result.terms.insert(result.terms.end(), output.terms.begin(), output.terms.end());
   return {std::move(result.loss), std::move(result.terms)};
 }
 
 std::map<std::string, double> TokenizerTask::validate() {
   if (!val_) return {};
   const torch::NoGradGuard no_grad;
-  vqgan_->eval();
+  model().eval();
+  model_->begin_validation();
   double num_images = 0, psnr = 0, rec_loss = 0, lpips = 0;
-  auto is_used_V = torch::zeros({config_.model.codebook_size}, context_.device);
   while (const auto batch = val_->next_in_pass()) {
     const auto image_B3HW = batch->image_B3HW.to(context_.device);
-    const auto output = vqgan_->forward(image_B3HW);
-    is_used_V.index_fill_(0, output.quantized.index_N, 1);
+    const torch::Tensor recon_B3HW = model_->reconstruct(image_B3HW);
     const auto size = static_cast<double>(image_B3HW.size(0));
     num_images += size;
-    psnr += psnr_B(image_B3HW, output.image_B3HW).sum().item<double>();
-    rec_loss += size * torch::mse_loss(output.image_B3HW, image_B3HW).item<double>();
+    psnr += psnr_B(image_B3HW, recon_B3HW).sum().item<double>();
+    rec_loss += size * torch::mse_loss(recon_B3HW, image_B3HW).item<double>();
     if (vq_loss_->perceptual_loss) {
       vq_loss_->perceptual_loss->eval();
-      lpips += vq_loss_->perceptual_loss(image_B3HW, output.image_B3HW).sum().item<double>();
+      lpips += vq_loss_->perceptual_loss(image_B3HW, recon_B3HW).sum().item<double>();
     }
   }
-  vqgan_->train();
+  model().train();
   if (num_images == 0) return {};
-  std::map<std::string, double> metrics{{"psnr", psnr / num_images},
-                                        {"rec_loss", rec_loss / num_images},
-                                        {"codebook_usage", is_used_V.mean().item<double>()}};
+  std::map<std::string, double> metrics = model_->code_metrics();
+  metrics["psnr"] = psnr / num_images;
+  metrics["rec_loss"] = rec_loss / num_images;
   if (vq_loss_->perceptual_loss) {
     vq_loss_->perceptual_loss->train();
     metrics["lpips"] = lpips / num_images;
@@ -145,7 +149,7 @@ std::map<std::string, double> TokenizerTask::validate() {
 std::optional<torch::Tensor> TokenizerTask::preview() {
   if (!val_ || config_.preview_images == 0) return std::nullopt;
   const torch::NoGradGuard no_grad;
-  vqgan_->eval();
+  model().eval();
   std::vector<torch::Tensor> originals, recons;
   int64_t count = 0;
   while (const auto batch = val_->next_in_pass()) {
@@ -153,17 +157,16 @@ std::optional<torch::Tensor> TokenizerTask::preview() {
     const auto image_B3HW =
         batch->image_B3HW.slice(0, 0, config_.preview_images - count).to(context_.device);
     originals.push_back(to_uint8(image_B3HW));
-    recons.push_back(to_uint8(vqgan_->forward(image_B3HW).image_B3HW));
+    recons.push_back(to_uint8(model_->reconstruct(image_B3HW)));
     count += image_B3HW.size(0);
   }
-  vqgan_->train();
+  model().train();
   if (count == 0) return std::nullopt;
   return image_grid(torch::cat({torch::cat(originals), torch::cat(recons)}), count);
 }
 
 void TokenizerTask::init_from(const std::string& path) {
-  checkpoint::load_into(*vqgan_, io::load_state_dict(path),
-                        {.optional = {"quantize.codebook_used"}});
+  model_->load(io::load_state_dict(path));
   log_info("began with the weights of ", path);
   if (!vq_loss_->discriminator) return;
   std::optional<io::StateDict> state;

@@ -1,11 +1,13 @@
 #pragma once
-// Training of the VQGAN tokenizer with LlamaGen's recipe (arXiv:2406.06525;
-// tokenizer_image/vq_train.py). B batch, H height, W width.
+// Training of image tokenizers with LlamaGen's recipe (arXiv:2406.06525;
+// tokenizer_image/vq_train.py): its own VQGAN here, VAR's in var_tokenizer_task.h. B batch, H
+// height, W width.
 
 #include "vgen/data/loader.h"
 #include "vgen/tokenizer/vq_loss.h"
 #include "vgen/tokenizer/vqgan.h"
 #include "vgen/train/task.h"
+#include "vgen/train/tokenizer_model.h"
 
 namespace vgen::train {
 
@@ -20,9 +22,9 @@ void visit_fields(Visitor& v, LpipsConfig& c) {
   v("lin", c.lin);
 }
 
-struct TokenizerRunConfig {
+/// What the configs of all tokenizers have besides the model.
+struct TokenizerRecipe {
   RunConfig run;
-  tokenizer::VqganConfig model;
   tokenizer::VqLossConfig loss;
   LpipsConfig lpips;
   data::DataConfig data;
@@ -31,10 +33,9 @@ struct TokenizerRunConfig {
   int64_t preview_images = 8;  ///< validation images in a preview
   int64_t val_batch_size = 0;  ///< images at a time in validation; 0 = as many as in training
 };
+/// All but `run`, which comes first, and what a config adds behind it.
 template <class Visitor>
-void visit_fields(Visitor& v, TokenizerRunConfig& c) {
-  visit_fields(v, c.run);
-  v("model", c.model);
+void visit_recipe(Visitor& v, TokenizerRecipe& c) {
   v("loss", c.loss);
   v("lpips", c.lpips);
   v("data", c.data);
@@ -45,14 +46,30 @@ void visit_fields(Visitor& v, TokenizerRunConfig& c) {
 }
 
 /// Throws Error(kInvalidArgument) where the sections do not fit together.
+void validate_recipe(const TokenizerRecipe& recipe);
+
+struct TokenizerRunConfig : TokenizerRecipe {  // task: tokenizer
+  tokenizer::VqganConfig model;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, TokenizerRunConfig& c) {
+  visit_fields(v, c.run);
+  v("model", c.model);
+  visit_recipe(v, c);
+}
+
+/// Throws Error(kInvalidArgument) where the sections do not fit together.
 void validate(const TokenizerRunConfig& config);
 
 class TokenizerTask : public Task {
  public:
   /// Opens the data and LPIPS's weights. Throws Error.
-  TokenizerTask(const TokenizerRunConfig& config, const TaskContext& context);
+  TokenizerTask(const TokenizerRecipe& config, std::unique_ptr<TokenizerModel> model,
+                const TaskContext& context);
+  TokenizerTask(const TokenizerRunConfig& config, const TaskContext& context)
+      : TokenizerTask(config, make_vqgan_model(config.model), context) {}
 
-  torch::nn::Module& model() override { return *vqgan_; }
+  torch::nn::Module& model() override { return model_->module(); }
   std::vector<std::pair<std::string, torch::nn::Module*>> companions() override;
   std::vector<Phase> phases() override;
   std::vector<std::string> headline() const override;
@@ -65,8 +82,7 @@ class TokenizerTask : public Task {
   data::LoaderStats data_stats() const override { return train_->stats(); }
   int64_t batches_per_epoch() const override { return train_->batches_per_epoch(); }
 
-  /// psnr, rec_loss, codebook_usage (share of all codes that the validation images use), lpips when
-  /// its weights are given.
+  /// psnr, rec_loss, lpips when its weights are given, and TokenizerModel::code_metrics().
   std::map<std::string, double> validate() override;
   /// The first validation images, each above its reconstruction.
   std::optional<torch::Tensor> preview() override;
@@ -78,9 +94,9 @@ class TokenizerTask : public Task {
   void set_batches(std::vector<torch::Tensor> images);
 
  private:
-  TokenizerRunConfig config_;
+  TokenizerRecipe config_;
   TaskContext context_;
-  tokenizer::Vqgan vqgan_{nullptr};
+  std::unique_ptr<TokenizerModel> model_;
   tokenizer::VqLoss vq_loss_{nullptr};
   std::optional<data::Loader> train_, val_;
   std::vector<torch::Tensor> images_, recons_;  ///< of each micro-batch; recons_ without graph

@@ -35,13 +35,14 @@ Trainer::Trainer(const RunConfig& config, Task& task, dist::Strategy& strategy, 
   for (const Phase& phase : task.phases()) {
     phase_names_.push_back(phase.name);
     optimizers_.emplace_back(phase.optimizer, phase.parameters);
-    scalers_.push_back(std::make_unique<GradScaler>(config.precision == "fp16", device));
+    scalers_.push_back(
+        std::make_unique<GradScaler>(config.precision == "fp16", device, config.grad_scaler));
   }
   base_lr_ = task.phases().front().optimizer.lr;
   if (config.ema_decay > 0) ema_.emplace(task.model(), config.ema_decay);
-  const int64_t steps_per_epoch =
-      std::max<int64_t>(1, task.batches_per_epoch() / config.grad_accum_steps);
-  total_steps_ = config.steps > 0 ? config.steps : config.epochs * steps_per_epoch;
+  const int64_t batches = task.batches_per_epoch();
+  config_.schedule = in_steps(config.schedule, steps_per_epoch(config, batches));
+  total_steps_ = train::total_steps(config, batches);
 }
 
 double Trainer::last_lr() const {

@@ -51,7 +51,7 @@ void copy_row(const at::Tensor& table, int64_t row, float* to) {
 // R rows of a step, C = dim.
 class GptCpuEngine : public GptEngine {
  public:
-  GptCpuEngine(const GptWeights& weights, const GptEngineOptions& options);
+  GptCpuEngine(GptWeights weights, const GptEngineOptions& options);
 
   const at::Tensor& prefill(std::span<const GptPrompt> prompts) override;
   const at::Tensor& decode(std::span<const GptStep> steps) override;
@@ -66,7 +66,7 @@ class GptCpuEngine : public GptEngine {
   }
 
  private:
-  void pack_layers(const GptWeights& weights);
+  void pack_layers(GptWeights& weights);
   void run_layers();
   void write_logits(int64_t num_rows);
   void prefill_captions(std::span<const GptPrompt> prompts);
@@ -98,7 +98,7 @@ kernels::KvCacheShape cache_shape(const gpt::GptConfig& config, int64_t num_slot
           .max_length = config.cls_token_num + config.block_size};
 }
 
-GptCpuEngine::GptCpuEngine(const GptWeights& weights, const GptEngineOptions& options)
+GptCpuEngine::GptCpuEngine(GptWeights weights, const GptEngineOptions& options)
     : config_(weights.config),
       precision_(options.precision),
       isa_(std::min(options.isa, kernels::best_cpu_isa())),
@@ -128,22 +128,29 @@ GptCpuEngine::GptCpuEngine(const GptWeights& weights, const GptEngineOptions& op
   logits_ = at::zeros({options.num_slots, config_.vocab_size}, at::kFloat);
 }
 
-void GptCpuEngine::pack_layers(const GptWeights& weights) {
+void GptCpuEngine::pack_layers(GptWeights& weights) {
   const Storage storage = weight_storage(precision_);
+  const auto pack = [&](const std::string& name) {
+    PackedLinear packed({weights.at(name)}, storage, isa_);
+    weights.drop(name);
+    return packed;
+  };
   for (int64_t i = 0; i < config_.n_layer; ++i) {
     const std::string name = str_cat("layers.", i, ".");
     Layer layer;
     layer.attention_norm = as_floats(weights.at(name + "attention_norm.weight"));
     layer.ffn_norm = as_floats(weights.at(name + "ffn_norm.weight"));
-    layer.wqkv = PackedLinear({weights.at(name + "attention.wqkv.weight")}, storage, isa_);
-    layer.wo = PackedLinear({weights.at(name + "attention.wo.weight")}, storage, isa_);
-    layer.w13 = PackedLinear::swiglu(weights.at(name + "feed_forward.w1.weight"),
-                                     weights.at(name + "feed_forward.w3.weight"), storage, isa_);
-    layer.w2 = PackedLinear({weights.at(name + "feed_forward.w2.weight")}, storage, isa_);
+    layer.wqkv = pack(name + "attention.wqkv.weight");
+    layer.wo = pack(name + "attention.wo.weight");
+    const std::string w1 = name + "feed_forward.w1.weight", w3 = name + "feed_forward.w3.weight";
+    layer.w13 = PackedLinear::swiglu(weights.at(w1), weights.at(w3), storage, isa_);
+    weights.drop(w1);
+    weights.drop(w3);
+    layer.w2 = pack(name + "feed_forward.w2.weight");
     layers_.push_back(std::move(layer));
   }
   norm_ = as_floats(weights.at("norm.weight"));
-  output_ = PackedLinear({weights.at("output.weight")}, storage, isa_);
+  output_ = pack("output.weight");
 }
 
 int64_t GptCpuEngine::weight_bytes() const {
@@ -263,9 +270,9 @@ void GptCpuEngine::sample(std::span<const GptChoice> choices, std::span<int64_t>
 
 }  // namespace
 
-std::unique_ptr<GptEngine> make_gpt_cpu_engine(const GptWeights& weights,
+std::unique_ptr<GptEngine> make_gpt_cpu_engine(GptWeights weights,
                                                const GptEngineOptions& options) {
-  return std::make_unique<GptCpuEngine>(weights, options);
+  return std::make_unique<GptCpuEngine>(std::move(weights), options);
 }
 
 }  // namespace vgen::infer

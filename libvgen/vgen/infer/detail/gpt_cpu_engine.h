@@ -7,7 +7,6 @@
 
 namespace vgen::infer {
 
-std::unique_ptr<GptEngine> make_gpt_cpu_engine(const GptWeights& weights,
-                                               const GptEngineOptions& options);
+std::unique_ptr<GptEngine> make_gpt_cpu_engine(GptWeights weights, const GptEngineOptions& options);
 
 }  // namespace vgen::infer

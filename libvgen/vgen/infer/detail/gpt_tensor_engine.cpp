@@ -37,7 +37,7 @@ int64_t round_up_rows(int64_t rows, int64_t num_slots) {
 
 class GptTensorEngine : public GptEngine {
  public:
-  GptTensorEngine(const GptWeights& weights, const GptEngineOptions& options);
+  GptTensorEngine(GptWeights weights, const GptEngineOptions& options);
 
   const at::Tensor& prefill(std::span<const GptPrompt> prompts) override;
   const at::Tensor& decode(std::span<const GptStep> steps) override;
@@ -53,8 +53,8 @@ class GptTensorEngine : public GptEngine {
   }
 
  private:
-  at::Tensor take(const GptWeights& weights, const std::string& name) const;
-  void take_layers(const GptWeights& weights);
+  at::Tensor take(GptWeights& weights, const std::string& name) const;
+  void take_layers(GptWeights& weights);
   at::Tensor normalised(const at::Tensor& x, const at::Tensor& weight) const;
   at::Tensor feed_forward(const Layer& layer, const at::Tensor& x) const;
   /// Feeds embedding row id to slot, at its position, for all given slots.
@@ -80,7 +80,7 @@ class GptTensorEngine : public GptEngine {
   at::Tensor logits_;            // logits by row
 };
 
-GptTensorEngine::GptTensorEngine(const GptWeights& weights, const GptEngineOptions& options)
+GptTensorEngine::GptTensorEngine(GptWeights weights, const GptEngineOptions& options)
     : config_(weights.config),
       device_(parse_device(options.device)),
       dtype_(options.precision == "fp32" ? at::kFloat : at::kBFloat16),
@@ -114,13 +114,15 @@ GptTensorEngine::GptTensorEngine(const GptWeights& weights, const GptEngineOptio
   logits_ = step_RV_;
 }
 
-at::Tensor GptTensorEngine::take(const GptWeights& weights, const std::string& name) const {
-  const at::Tensor tensor = weights.at(name).to(device_, dtype_);
+at::Tensor GptTensorEngine::take(GptWeights& weights, const std::string& name) const {
+  at::Tensor tensor = weights.at(name).to(device_, dtype_);
   // Never the mapped file itself: the engine outlives what it is made of.
-  return tensor.is_same(weights.at(name)) ? tensor.clone() : tensor;
+  if (tensor.is_same(weights.at(name))) tensor = tensor.clone();
+  weights.drop(name);
+  return tensor;
 }
 
-void GptTensorEngine::take_layers(const GptWeights& weights) {
+void GptTensorEngine::take_layers(GptWeights& weights) {
   const auto options = at::TensorOptions(device_).dtype(dtype_);
   const std::vector<int64_t> cache_shape = {slots_.size(), config_.num_kv_heads(), length_ + 1,
                                             config_.head_dim()};
@@ -325,9 +327,9 @@ void GptTensorEngine::sample(std::span<const GptChoice> choices, std::span<int64
 
 }  // namespace
 
-std::unique_ptr<GptEngine> make_gpt_tensor_engine(const GptWeights& weights,
+std::unique_ptr<GptEngine> make_gpt_tensor_engine(GptWeights weights,
                                                   const GptEngineOptions& options) {
-  return std::make_unique<GptTensorEngine>(weights, options);
+  return std::make_unique<GptTensorEngine>(std::move(weights), options);
 }
 
 }  // namespace vgen::infer

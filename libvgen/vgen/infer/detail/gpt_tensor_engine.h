@@ -7,7 +7,7 @@
 
 namespace vgen::infer {
 
-std::unique_ptr<GptEngine> make_gpt_tensor_engine(const GptWeights& weights,
+std::unique_ptr<GptEngine> make_gpt_tensor_engine(GptWeights weights,
                                                   const GptEngineOptions& options);
 
 }  // namespace vgen::infer

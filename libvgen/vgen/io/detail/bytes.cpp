@@ -1,12 +1,11 @@
 #include "vgen/io/detail/bytes.h"
 
-#include <zlib.h>
+#include <libdeflate.h>
 
 namespace vgen::io::detail {
 
 uint32_t crc32(std::span<const std::byte> bytes, uint32_t crc) {
-  return static_cast<uint32_t>(
-      ::crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
+  return libdeflate_crc32(crc, bytes.data(), bytes.size());  // some ten times zlib's speed
 }
 
 bool is_utf8(std::string_view text) {

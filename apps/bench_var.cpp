@@ -1,0 +1,48 @@
+#include <memory>
+
+#include "bench_options.h"
+#include "commands.h"
+#include "vgen/bench/var_bench.h"
+
+namespace vgen::apps {
+
+namespace {
+struct Options {
+  bench::VarBenchConfig config;
+  bool is_json = false;
+};
+}  // namespace
+
+void add_bench_var(CLI::App& bench) {
+  auto options = std::make_shared<Options>();
+  bench::VarBenchConfig& config = options->config;
+  auto* command = bench.add_subcommand("var", "Drawing images with VAR, decoding included");
+  command->add_option("--size", config.size, "d16, d20, d24, d30, d36-s; random weights")
+      ->capture_default_str();
+  command->add_option("--checkpoint", config.checkpoint, "Weights of a file instead");
+  command->add_option("--tokenizer", config.tokenizer, "The same of the tokenizer");
+  command->add_option("--precision", config.precisions, "What weights are stored in")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
+      ->capture_default_str();
+  command->add_option("--batch", config.batches, "Images at once")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--cfg-scale", config.cfg_scale, "Guidance, 0 = off")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--top-k", config.top_k, "0 = off")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--top-p", config.top_p, "1 = off")->capture_default_str();
+  command->add_option("--repeats", config.repeats, "Timed runs after one that is not")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_machine_options(*command, config, options->is_json);
+  command->footer("Example:\n  vgen bench var --size d16 --precision fp32,int8 --batch 1,4\n");
+  command->callback(
+      [options] { print_report(bench::bench_var(options->config), options->is_json); });
+}
+
+}  // namespace vgen::apps

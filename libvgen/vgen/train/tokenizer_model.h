@@ -1,0 +1,56 @@
+#pragma once
+// What the tokenizer task knows of the model that it trains: an image autoencoder with codes.
+// B batch, H height, W width.
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vgen/io/state_dict.h"
+#include "vgen/tokenizer/quantizer.h"
+#include "vgen/tokenizer/vqgan.h"
+
+namespace vgen::train {
+
+class TokenizerModel {
+ public:
+  virtual ~TokenizerModel() = default;
+
+  virtual torch::nn::Module& module() = 0;
+  /// kFloat32, kBFloat16 or kHalf.
+  virtual void set_compute_dtype(torch::ScalarType dtype) = 0;
+  /// The decoder's last weight, for the adaptive weight of the discriminator.
+  virtual const torch::Tensor& last_weight() const = 0;
+
+  struct Output {
+    torch::Tensor image_B3HW;           ///< reconstruction with its graph, float32, not clamped
+    tokenizer::QuantizerLosses losses;  ///< what is undefined counts as zero
+    /// More figures for the metrics: detached scalars, the same names in every step.
+    std::vector<std::pair<std::string, torch::Tensor>> terms;
+  };
+  /// The training forward. image_B3HW: float32 in [-1, 1]. `step` counts from 1.
+  virtual Output train_forward(const torch::Tensor& image_B3HW, int64_t step,
+                               size_t micro_batch) = 0;
+
+  /// The reconstruction alone, float32, not clamped. Call in eval mode, without grad mode. Counts
+  /// the codes for code_metrics().
+  virtual torch::Tensor reconstruct(const torch::Tensor& image_B3HW) = 0;
+  virtual void begin_validation() = 0;
+  /// Metrics of the images reconstructed since begin_validation(), by name.
+  virtual std::map<std::string, double> code_metrics() const = 0;
+
+  /// Puts the weights of a checkpoint in place; buffers that only count may differ or be missing.
+  /// Throws Error(kInvalidArgument).
+  virtual void load(io::StateDict state) = 0;
+};
+
+/// LlamaGen's tokenizer. code_metrics(): codebook_usage, the share of all codes that the images
+/// use.
+std::unique_ptr<TokenizerModel> make_vqgan_model(const tokenizer::VqganConfig& config);
+
+}  // namespace vgen::train

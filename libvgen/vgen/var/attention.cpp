@@ -1,0 +1,101 @@
+#include "vgen/var/attention.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+#include <limits>
+
+namespace vgen::var {
+
+namespace {
+
+namespace F = torch::nn::functional;
+
+const double kInitialScale = std::log(4.0);
+const double kMaxScale = std::log(100.0);
+
+// 0 where the query's scale is the key's or a later one, else -inf.
+torch::Tensor group_mask(const VarConfig& config, int64_t first_scale, int64_t last_scale,
+                         const torch::TensorOptions& options) {
+  const int64_t begin = config.scale_begin(first_scale), end = config.scale_end(last_scale);
+  // CUDA's kernel wants rows that begin at multiples of 8 elements, and would copy others each
+  // time.
+  const int64_t row_length = (end + 7) / 8 * 8;
+  auto padded_QM = torch::zeros({end - begin, row_length});
+  for (int64_t k = first_scale; k < last_scale; ++k) {
+    padded_QM.slice(0, config.scale_begin(k) - begin, config.scale_end(k) - begin)
+        .slice(1, config.scale_end(k), end)
+        .fill_(-std::numeric_limits<double>::infinity());
+  }
+  return padded_QM.to(options).slice(1, 0, end).unsqueeze(0).unsqueeze(0);
+}
+
+// To unit length over the last axis, in float32.
+torch::Tensor unit(const torch::Tensor& x) {
+  return F::normalize(x.to(torch::kFloat32), F::NormalizeFuncOptions().dim(-1).eps(1e-12));
+}
+
+}  // namespace
+
+std::vector<QueryGroup> query_groups(const VarConfig& config, int64_t last_scale,
+                                     const torch::TensorOptions& options,
+                                     int64_t max_masked_tokens) {
+  std::vector<QueryGroup> groups;
+  int64_t first = 0;
+  while (first <= last_scale) {
+    const int64_t begin = config.scale_begin(first);
+    int64_t last = first;
+    while (last < last_scale && config.scale_end(last + 1) - begin <= max_masked_tokens) ++last;
+    groups.push_back({begin, config.scale_end(last), {}});
+    if (last > first) groups.back().mask_11QM = group_mask(config, first, last, options);
+    first = last + 1;
+  }
+  return groups;
+}
+
+AttentionImpl::AttentionImpl(const VarConfig& config, c10::Device device)
+    : n_head_(config.heads()),
+      use_l2_norm_(config.attn_l2_norm),
+      // quirk: without unit vectors the scores are divided by 4 sqrt(D), not by sqrt(D).
+      softmax_scale_(use_l2_norm_ ? 1 : 0.25 / std::sqrt(static_cast<double>(config.head_dim()))),
+      dropout_p_(config.dropout_p),
+      attn_dropout_p_(config.attn_dropout_p) {
+  const int64_t width = config.width();
+  if (use_l2_norm_) {
+    scale_mul_1H11_ = register_parameter("scale_mul_1H11",
+                                         torch::full({1, n_head_, 1, 1}, kInitialScale, device));
+  }
+  q_bias_ = register_parameter("q_bias", torch::zeros({width}, device));
+  v_bias_ = register_parameter("v_bias", torch::zeros({width}, device));
+  zero_k_bias_ = register_buffer("zero_k_bias", torch::zeros({width}, device));
+  mat_qkv_ = register_module("mat_qkv", Linear(width, 3 * width, device, /*use_bias=*/false));
+  proj_ = register_module("proj", Linear(width, width, device));
+}
+
+torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BLC,
+                                     const std::vector<QueryGroup>& groups) {
+  const auto bias = torch::cat({q_bias_, zero_k_bias_, v_bias_});
+  const auto heads = torch::linear(x_BLC, mat_qkv_->weight, bias)
+                         .unflatten(-1, {3, n_head_, -1})
+                         .permute({2, 0, 3, 1, 4})
+                         .unbind();  // each (B, H, L, D)
+  auto query = heads[0], key = heads[1];
+  const torch::Tensor& value = heads[2];
+  if (use_l2_norm_) {
+    query = (unit(query) * scale_mul_1H11_.clamp_max(kMaxScale).exp()).to(value.scalar_type());
+    key = unit(key).to(value.scalar_type());
+  }
+  std::vector<torch::Tensor> mixed;
+  for (const QueryGroup& group : groups) {
+    const auto& mask = group.mask_11QM;
+    const auto mixed_BHQD = at::scaled_dot_product_attention(
+        query.slice(2, group.begin, group.end), key.slice(2, 0, group.end),
+        value.slice(2, 0, group.end), mask.defined() ? std::optional(mask) : std::nullopt,
+        is_training() ? attn_dropout_p_ : 0.0, /*is_causal=*/false, softmax_scale_);
+    mixed.push_back(mixed_BHQD.transpose(1, 2));
+  }
+  const auto out_BLC = proj_(torch::cat(mixed, 1).flatten(2));
+  return torch::dropout(out_BLC, dropout_p_, is_training());
+}
+
+}  // namespace vgen::var

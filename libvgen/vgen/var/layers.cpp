@@ -1,0 +1,32 @@
+#include "vgen/var/layers.h"
+
+#include <torch/torch.h>
+
+namespace vgen::var {
+
+LinearImpl::LinearImpl(int64_t in, int64_t out, c10::Device device, bool use_bias) {
+  weight = register_parameter("weight", torch::empty({out, in}, device));
+  if (use_bias) bias = register_parameter("bias", torch::empty({out}, device));
+}
+
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
+  return torch::linear(x, weight, bias);
+}
+
+EmbeddingImpl::EmbeddingImpl(int64_t rows, int64_t width, c10::Device device) {
+  weight = register_parameter("weight", torch::empty({rows, width}, device));
+}
+
+torch::Tensor EmbeddingImpl::forward(const torch::Tensor& index) const {
+  return torch::embedding(weight, index);
+}
+
+AdaLinImpl::AdaLinImpl(int64_t width, int64_t parts, c10::Device device) : parts_(parts) {
+  linear_ = register_module("1", Linear(width, parts * width, device));
+}
+
+torch::Tensor AdaLinImpl::forward(const torch::Tensor& cond_BC) {
+  return linear_(torch::silu(cond_BC)).view({cond_BC.size(0), 1, parts_, cond_BC.size(1)});
+}
+
+}  // namespace vgen::var

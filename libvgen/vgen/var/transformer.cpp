@@ -1,0 +1,227 @@
+#include "vgen/var/transformer.h"
+
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <limits>
+
+#include "vgen/nn/skip_init.h"
+#include "vgen/tensor/autocast.h"
+
+namespace vgen::var {
+
+namespace {
+
+namespace F = torch::nn::functional;
+
+// Stochastic depth per sample (arXiv:1603.09382): kept samples are scaled by 1 / (1 - p).
+torch::Tensor drop_path(const torch::Tensor& x_BLC, double p, bool is_training) {
+  if (p == 0 || !is_training) return x_BLC;
+  const auto keep = torch::empty({x_BLC.size(0), 1, 1}, x_BLC.options()).bernoulli_(1 - p);
+  return p < 1 ? x_BLC * keep / (1 - p) : x_BLC * keep;
+}
+
+// The norm without weights of its own, scaled and shifted per sample.
+torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& scale_B1C,
+                             const torch::Tensor& shift_B1C, double eps) {
+  return torch::layer_norm(x_BLC, {x_BLC.size(2)}, {}, {}, eps) * (1 + scale_B1C) + shift_B1C;
+}
+
+// What autocast computes matrix products in.
+c10::ScalarType compute_dtype(c10::Device device) {
+  const auto type = device.type();
+  return at::autocast::is_autocast_enabled(type) ? at::autocast::get_autocast_dtype(type)
+                                                 : c10::kFloat;
+}
+
+// Normal, cut at +-2: at the published widths that is 60 standard deviations and more.
+void draw_normal(torch::Tensor& weight, double std) { weight.normal_(0, std).clamp_(-2, 2); }
+
+}  // namespace
+
+FeedForwardImpl::FeedForwardImpl(const VarConfig& config, c10::Device device)
+    : dropout_p_(config.dropout_p) {
+  fc1_ = register_module("fc1", Linear(config.width(), config.ffn_dim(), device));
+  fc2_ = register_module("fc2", Linear(config.ffn_dim(), config.width(), device));
+}
+
+torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BLC) {
+  return torch::dropout(fc2_(at::gelu(fc1_(x_BLC), "tanh")), dropout_p_, is_training());
+}
+
+BlockImpl::BlockImpl(const VarConfig& config, double drop_path_p, c10::Device device)
+    : drop_path_p_(drop_path_p), norm_eps_(config.norm_eps) {
+  const int64_t width = config.width();
+  if (config.shared_adaln) {
+    ada_gss_ = register_parameter("ada_gss", torch::empty({1, 1, 6, width}, device));
+  }
+  attn_ = register_module("attn", Attention(config, device));
+  ffn_ = register_module("ffn", FeedForward(config, device));
+  if (!config.shared_adaln) ada_lin_ = register_module("ada_lin", AdaLin(width, 6, device));
+}
+
+torch::Tensor BlockImpl::forward(const torch::Tensor& x_BLC, const torch::Tensor& cond,
+                                 const std::vector<QueryGroup>& groups) {
+  // Gates, scales and shifts, of attention and FFN each; (B, 1, C).
+  const auto parts = (ada_lin_ ? ada_lin_(cond) : ada_gss_ + cond).unbind(2);
+  // ada_gss is float32 where the rest is narrow: what a branch adds is rounded once, behind the
+  // gate.
+  const auto gated = [&](const torch::Tensor& branch_BLC, const torch::Tensor& gate_B1C) {
+    const auto out_BLC = (branch_BLC * gate_B1C).to(x_BLC.scalar_type());
+    return drop_path(out_BLC, drop_path_p_, is_training());
+  };
+  const auto attended = attn_(modulated_norm(x_BLC, parts[2], parts[4], norm_eps_), groups);
+  const auto hidden_BLC = x_BLC + gated(attended, parts[0]);
+  const auto fed = ffn_(modulated_norm(hidden_BLC, parts[3], parts[5], norm_eps_));
+  return hidden_BLC + gated(fed, parts[1]);
+}
+
+HeadNormImpl::HeadNormImpl(const VarConfig& config, c10::Device device)
+    : norm_eps_(config.norm_eps) {
+  ada_lin_ = register_module("ada_lin", AdaLin(config.width(), 2, device));
+}
+
+torch::Tensor HeadNormImpl::forward(const torch::Tensor& x_BLC, const torch::Tensor& cond_BC) {
+  const auto parts = ada_lin_(cond_BC).unbind(2);
+  return modulated_norm(x_BLC, parts[0], parts[1], norm_eps_);
+}
+
+VarTransformerImpl::VarTransformerImpl(const VarConfig& config, c10::Device device)
+    : config_(config) {
+  config.validate();
+  register_embeddings(device);
+  if (config.shared_adaln) {
+    shared_ada_lin_ = register_module("shared_ada_lin", AdaLin(config.width(), 6, device));
+  }
+  blocks_ = register_module("blocks", torch::nn::ModuleList());
+  for (int64_t i = 0; i < config.depth; ++i) {
+    const double share = config.depth == 1 ? 0 : static_cast<double>(i) / (config.depth - 1);
+    blocks_->push_back(Block(config, config.max_drop_path() * share, device));
+  }
+  head_nm_ = register_module("head_nm", HeadNorm(config, device));
+  head_ = register_module("head", Linear(config.width(), config.codebook_size, device));
+  if (device.type() != c10::kMeta && !nn::SkipInit::is_active()) initialise();
+}
+
+void VarTransformerImpl::register_embeddings(c10::Device device) {
+  const int64_t width = config_.width(), length = config_.num_tokens();
+  pos_start_ = register_parameter("pos_start", torch::empty({1, 1, width}, device));
+  pos_1LC_ = register_parameter("pos_1LC", torch::empty({1, length, width}, device));
+  const auto lvl_1L = torch::empty({1, length}, torch::kLong);
+  for (int64_t k = 0; k < config_.num_scales(); ++k) {
+    lvl_1L.slice(1, config_.scale_begin(k), config_.scale_end(k)).fill_(k);
+  }
+  auto bias_11LL = torch::zeros({1, 1, length, length});
+  bias_11LL.masked_fill_(lvl_1L.view({1, 1, 1, length}) > lvl_1L.view({1, 1, length, 1}),
+                         -std::numeric_limits<double>::infinity());
+  lvl_1L_ = register_buffer("lvl_1L", lvl_1L.to(device));
+  attn_bias_11LL_ = register_buffer("attn_bias_for_masking", bias_11LL.to(device));
+  word_embed_ = register_module("word_embed", Linear(config_.z_channels, width, device));
+  class_emb_ = register_module("class_emb", Embedding(config_.num_classes + 1, width, device));
+  lvl_embed_ = register_module("lvl_embed", Embedding(config_.num_scales(), width, device));
+}
+
+void VarTransformerImpl::initialise() {
+  const torch::NoGradGuard no_grad;
+  const auto width = static_cast<double>(config_.width());
+  const double default_std = std::sqrt(1 / (3 * width));
+  const double std = config_.init_std < 0 ? default_std : config_.init_std;
+  for (const auto& module : modules(/*include_self=*/false)) {
+    if (auto* linear = module->as<Linear>()) {
+      draw_normal(linear->weight, std);
+      if (linear->bias.defined()) linear->bias.zero_();
+    } else if (auto* embedding = module->as<Embedding>()) {
+      draw_normal(embedding->weight, std);
+    }
+  }
+  draw_normal(pos_start_, default_std);
+  draw_normal(pos_1LC_, default_std);
+
+  // The first logits are nearly even, the first gates nearly shut. The shared projection is left as
+  // it is.
+  head_->weight.mul_(config_.init_head);
+  const double branch_scale = 1 / std::sqrt(2.0 * static_cast<double>(config_.depth));
+  for (auto& item : named_parameters()) {
+    const std::string& name = item.key();
+    torch::Tensor& weight = item.value();
+    if (name.ends_with("attn.proj.weight") || name.ends_with("ffn.fc2.weight")) {
+      weight.mul_(branch_scale);
+    } else if (name == "head_nm.ada_lin.1.weight") {
+      weight.mul_(config_.init_adaln);
+    } else if (name.ends_with(".ada_lin.1.weight")) {  // of a block; rows: gates first
+      weight.slice(0, 0, 2 * config_.width()).mul_(config_.init_adaln_gamma);
+      weight.slice(0, 2 * config_.width()).mul_(config_.init_adaln);
+    } else if (name.ends_with(".ada_gss")) {
+      weight.normal_(0, 1 / std::sqrt(width));
+      weight.slice(2, 0, 2).mul_(config_.init_adaln_gamma);
+      weight.slice(2, 2).mul_(config_.init_adaln);
+    }
+  }
+}
+
+std::vector<std::shared_ptr<torch::nn::Module>> VarTransformerImpl::blocks() const {
+  return {blocks_->begin(), blocks_->end()};
+}
+
+const std::vector<QueryGroup>& VarTransformerImpl::groups(int64_t last_scale,
+                                                          const torch::TensorOptions& options) {
+  const bool is_same = groups_scale_ == last_scale &&
+                       groups_options_.device_opt() == options.device_opt() &&
+                       groups_options_.dtype_opt() == options.dtype_opt();
+  if (!is_same) {
+    groups_ = query_groups(config_, last_scale, options);
+    groups_scale_ = last_scale;
+    groups_options_ = options;
+  }
+  return groups_;
+}
+
+torch::Tensor VarTransformerImpl::embed(const torch::Tensor& class_BC,
+                                        const torch::Tensor& teacher_BMZ, int64_t length) {
+  const auto start_B1C = class_BC.unsqueeze(1) + pos_start_;
+  const auto word_BMC = word_embed_(teacher_BMZ.slice(1, 0, length - 1).to(torch::kFloat32));
+  const auto place_1LC = lvl_embed_(lvl_1L_.slice(1, 0, length)) + pos_1LC_.slice(1, 0, length);
+  return torch::cat({start_B1C, word_BMC}, 1) + place_1LC;
+}
+
+torch::Tensor VarTransformerImpl::forward(const torch::Tensor& label_B,
+                                          const torch::Tensor& teacher_BMZ, int64_t last_scale) {
+  const int64_t last = last_scale == -1 ? config_.num_scales() - 1 : last_scale;
+  require(last >= 0 && last < config_.num_scales(), ErrorCode::kInvalidArgument, "var: last_scale ",
+          last_scale, ", expected -1 to ", config_.num_scales() - 1);
+  const int64_t length = config_.scale_end(last);
+  require(label_B.dim() == 1 && teacher_BMZ.dim() == 3 && teacher_BMZ.size(0) == label_B.size(0) &&
+              teacher_BMZ.size(1) >= length - 1 && teacher_BMZ.size(2) == config_.z_channels,
+          ErrorCode::kInvalidArgument, "var: labels ", format_shape(label_B.sizes().vec()),
+          " with a teacher input ", format_shape(teacher_BMZ.sizes().vec()),
+          ", expected [B] and [B, ", length - 1, ", ", config_.z_channels, "]");
+  torch::Tensor class_BC, x_BLC;
+  {
+    const Autocast off(label_B.device(), c10::kFloat);
+    class_BC = class_emb_(label_B);
+    x_BLC = embed(class_BC, teacher_BMZ, length);
+  }
+  // quirk: in mixed precision the sums over the branches are narrow too, not only the products.
+  const c10::ScalarType dtype = compute_dtype(x_BLC.device());
+  x_BLC = x_BLC.to(dtype);
+  const auto cond = (shared_ada_lin_ ? shared_ada_lin_(class_BC) : class_BC).to(dtype);
+  const auto& query_groups = groups(last, x_BLC.options());
+  for (const auto& block : *blocks_) {
+    x_BLC = block->as<Block>()->forward(x_BLC, cond, query_groups);
+  }
+  return head_(head_nm_(x_BLC.to(torch::kFloat32), class_BC)).to(torch::kFloat32);
+}
+
+torch::Tensor token_losses(const torch::Tensor& logits_BlV, const torch::Tensor& code_Bl,
+                           double label_smoothing) {
+  const auto options =
+      F::CrossEntropyFuncOptions().reduction(torch::kNone).label_smoothing(label_smoothing);
+  return F::cross_entropy(logits_BlV.flatten(0, 1), code_Bl.flatten(), options).view_as(code_Bl);
+}
+
+torch::Tensor var_loss(const torch::Tensor& loss_Bl, const torch::Tensor& weight_l) {
+  return (loss_Bl * weight_l).sum(1).mean();
+}
+
+}  // namespace vgen::var

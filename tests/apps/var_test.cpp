@@ -1,0 +1,179 @@
+// `vgen sample`, `vgen edit`, `vgen extract` and `vgen reconstruct` with VAR's models, as a user
+// runs them.
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "support/process.h"
+#include "support/support.h"
+
+namespace vgen {
+
+using Catch::Matchers::Contains;
+using test::golden;
+using test::run_vgen;
+using test::vgen_error;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+Arguments with_models(const std::string& command, const Arguments& more) {
+  Arguments arguments = {command, golden("var/var.pth"), "--tokenizer", golden("var_vae/vae.pth")};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+/// A picture of 16 x 12 pixels, PPM.
+std::string picture(const test::TempDir& dir, const std::string& name, int width = 16,
+                    int height = 12) {
+  std::string text = "P6\n" + std::to_string(width) + " " + std::to_string(height) + "\n255\n";
+  for (int i = 0; i < width * height; ++i) {
+    text += {static_cast<char>(i % 97), static_cast<char>(i % 113), static_cast<char>(i % 61)};
+  }
+  const std::string path = dir / name;
+  test::write_file(path, text);
+  return path;
+}
+
+}  // namespace
+
+TEST_CASE("vgen sample: VAR draws pictures, scale by scale", "[apps]") {
+  const test::TempDir dir;
+  const auto draw = [&](const std::string& out, const Arguments& more) {
+    Arguments arguments = with_models(
+        "sample", {"--class-id", "3,7", "--count", "2", "--out", dir / out, "--seed", "5"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_vgen(arguments);
+  };
+  const auto result = draw("a", {"--show-scales", "--cfg-scale", "1.5"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  for (const char* name : {"000003.png", "000003_scales.png", "grid.png", "codes.npy"}) {
+    CHECK(fs::exists(dir / "a/" + name));
+  }
+  CHECK_THAT(test::read_file(dir / "a/000000.png"),
+             Contains("\"cfg_scale\":1.5") && Contains("\"top_k\":900"));
+  // The same images whatever the batch and the number of threads.
+  REQUIRE(draw("b", {"--cfg-scale", "1.5", "--batch-size", "1", "--threads", "1"}).exit_code == 0);
+  CHECK(test::read_file(dir / "a/codes.npy") == test::read_file(dir / "b/codes.npy"));
+  CHECK(draw("c", {"--more-smooth", "--precision", "int8"}).exit_code == 0);
+
+  const Arguments fid = with_models(
+      "sample", {"--fid", "70", "--npz", dir / "x.npz", "--eval-size", "8", "--cfg-scale", "1.5"});
+  REQUIRE(run_vgen(fid).exit_code == 0);
+  CHECK(fs::file_size(dir / "x.npz") > 70 * 8 * 8 * 3);
+}
+
+TEST_CASE("vgen sample: what does not fit VAR is named", "[apps]") {
+  const test::TempDir dir;
+  const auto error_of = [&](const Arguments& more) {
+    Arguments arguments = with_models("sample", {"--out", dir / "a"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return vgen_error(arguments);
+  };
+  CHECK_THAT(error_of({"--class-id", "10"}), Contains("10"));
+  CHECK_THAT(error_of({"--class-id", "1", "--top-p", "0"}), Contains("top-p 0"));
+  CHECK_THAT(error_of({"--class-id", "1", "--cfg-scale", "-1"}), Contains("cfg-scale -1"));
+  CHECK_THAT(error_of({"--class-id", "1", "--image-size", "16"}), Contains("8 pixels only"));
+  CHECK_THAT(vgen_error({"sample", golden("var/var.pth"), "--tokenizer",
+                         golden("vq16/ckpt.safetensors"), "--class-id", "1", "--out", dir / "a"}),
+             Contains("a tokenizer of one scale"));
+  CHECK_THAT(vgen_error({"sample", golden("gpt_c2i/ckpt.safetensors"), "--n-head", "2",
+                         "--tokenizer", golden("vq16/ckpt.safetensors"), "--class-id", "1", "--out",
+                         dir / "a", "--image-size", "96", "--more-smooth"}),
+             Contains("is a GPT"));
+  CHECK_FALSE(fs::exists(dir / "a"));
+}
+
+TEST_CASE("vgen edit: boxes, masks, a larger canvas, completion", "[apps]") {
+  const test::TempDir dir;
+  const std::string image = picture(dir, "image.ppm");
+  const auto edit = [&](const Arguments& more) {
+    Arguments arguments = with_models("edit", {"--image", image, "--out", dir / "out", "--force",
+                                               "--count", "2", "--precision", "fp32"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_vgen(arguments);
+  };
+  const auto filled = edit({"--box", "0.25,0.25,0.75,0.75", "--keep-original"});
+  INFO(filled.err);
+  REQUIRE(filled.exit_code == 0);
+  for (const char* name : {"000000.png", "000001.png", "grid.png", "edit.json"}) {
+    CHECK(fs::exists(dir / "out/" + name));
+  }
+  CHECK_THAT(test::read_file(dir / "out/edit.json"), Contains("\"kept_share\": 0.75"));
+  CHECK(edit({"--task", "outpaint", "--box", "0.25,0.25,0.75,0.75", "--extend"}).exit_code == 0);
+  CHECK(edit({"--box", "0.25,0.25,0.75,0.75", "--class-id", "3"}).exit_code == 0);
+  std::string mask = "P5\n16 12\n255\n" + std::string(96, '\0') + std::string(96, '\xff');
+  test::write_file(dir / "mask.pgm", mask);
+  CHECK(edit({"--mask", dir / "mask.pgm"}).exit_code == 0);
+  CHECK_THAT(test::read_file(dir / "out/edit.json"), Contains("\"kept_share\": 0.5"));
+
+  const Arguments complete = {"edit",
+                              golden("gpt_c2i/ckpt.safetensors"),
+                              "--n-head",
+                              "2",
+                              "--tokenizer",
+                              golden("vq16/ckpt.safetensors"),
+                              "--image",
+                              image,
+                              "--image-size",
+                              "96",
+                              "--task",
+                              "complete",
+                              "--class-id",
+                              "3",
+                              "--count",
+                              "2",
+                              "--keep-rows",
+                              "0.5",
+                              "--keep-original",
+                              "--out",
+                              dir / "completed"};
+  const auto completed = run_vgen(complete);
+  INFO(completed.err);
+  CHECK(completed.exit_code == 0);
+}
+
+TEST_CASE("vgen edit: bad input is one line, and nothing is written", "[apps]") {
+  const test::TempDir dir;
+  const std::string image = picture(dir, "image.ppm"), other = picture(dir, "other.ppm", 8, 8);
+  const auto error_of = [&](const Arguments& more) {
+    Arguments arguments = with_models("edit", {"--image", image, "--out", dir / "out"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return vgen_error(arguments);
+  };
+  CHECK_THAT(error_of({}), Contains("give a box or a mask"));
+  CHECK_THAT(error_of({"--box", "0.5,0.5,0.2,0.8"}), Contains("expected top,left,bottom,right"));
+  CHECK_THAT(error_of({"--box", "0,0,1,1"}), Contains("nothing of the image stays"));
+  CHECK_THAT(error_of({"--box", "0,0,0.01,0.01"}), Contains("nothing is to be drawn anew"));
+  CHECK_THAT(error_of({"--mask", other}), Contains("a mask of 8 x 8") && Contains("16 x 12"));
+  CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--class-id", "10"}), Contains("class 10"));
+  CHECK_THAT(error_of({"--task", "complete", "--class-id", "1"}), Contains("inpaint or outpaint"));
+  CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--extend"}), Contains("outpaint"));
+  CHECK_FALSE(fs::exists(dir / "out"));
+}
+
+TEST_CASE("vgen reconstruct and extract: a tokenizer of several scales", "[apps]") {
+  const test::TempDir dir;
+  fs::create_directories(dir / "images/a");
+  for (int i = 0; i < 4; ++i) picture(dir, "images/a/" + std::to_string(i) + ".ppm", 12 + i, 12);
+  const std::string config = dir / "vae.yaml";
+  test::write_file(config,
+                   "ch: 32\nch_mult: [1, 1]\nz_channels: 16\ncodebook_size: 64\n"
+                   "patch_nums: [1, 2, 3, 4]\n");
+  const auto result = run_vgen({"reconstruct", golden("var_vae/vae.pth"), dir / "images",
+                                "--config", config, "--out", dir / "r", "--device", "cpu"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(fs::exists(dir / "r/scales.png"));
+  const auto extracted =
+      run_vgen({"extract", golden("var_vae/vae.pth"), dir / "images", "--config", config,
+                "--image-size", "8", "--device", "cpu", "--out", dir / "codes"});
+  INFO(extracted.err);
+  CHECK(extracted.exit_code == 0);
+}
+
+}  // namespace vgen

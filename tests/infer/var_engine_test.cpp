@@ -1,0 +1,242 @@
+#include "vgen/infer/var_engine.h"
+
+#include <torch/torch.h>
+
+#include <catch2/catch.hpp>
+
+#include "support/golden.h"
+#include "support/support.h"
+#include "support/torch_support.h"
+#include "vgen/infer/var_generate.h"
+
+namespace vgen {
+
+using Catch::Matchers::Contains;
+using infer::LoadedVar;
+using infer::MultiScaleTokenizer;
+using infer::VarEngine;
+using infer::VarEngineOptions;
+using infer::VarRequest;
+using infer::VarSettings;
+using test::AllClose;
+using test::golden_tensor;
+
+namespace {
+
+constexpr int64_t kNoClass = 10;
+
+std::unique_ptr<VarEngine> golden_engine(const std::string& name, VarEngineOptions options = {}) {
+  return make_var_engine(infer::load_var(test::golden(name + "/var.pth")).weights, options);
+}
+
+infer::LoadedTokenizer load_golden_tokenizer() {
+  return infer::load_tokenizer(test::golden("var_vae/vae.pth"),
+                               {.patch_nums = {1, 2, 3, 4}, .device = "cpu"});
+}
+
+const MultiScaleTokenizer& as_scales(const infer::LoadedTokenizer& loaded) {
+  return dynamic_cast<const MultiScaleTokenizer&>(*loaded.model);
+}
+
+std::vector<VarRequest> requests_of(const torch::Tensor& label_B) {
+  std::vector<VarRequest> requests;
+  for (int64_t b = 0; b < label_B.size(0); ++b) {
+    requests.push_back({.image = static_cast<uint64_t>(b), .label = label_B[b].item<int64_t>()});
+  }
+  return requests;
+}
+
+VarSettings greedy(double cfg_scale) { return {.cfg_scale = cfg_scale, .filter = {.top_k = 1}}; }
+
+// The decoder's image as the official code returns it, in [0, 1].
+torch::Tensor unit_image(const MultiScaleTokenizer& tokenizer, const infer::VarImages& images) {
+  return (tokenizer.decode_latent(images.latent_BZhh) + 1) / 2;
+}
+
+}  // namespace
+
+TEST_CASE("var config: read off the weights", "[infer][golden]") {
+  const bool is_shared = GENERATE(false, true);
+  const std::string name = is_shared ? "var_saln" : "var";
+  const auto config = infer::load_var(test::golden(name + "/var.pth")).weights.config;
+  CHECK(config.depth == 2);
+  CHECK(config.width() == 48);
+  CHECK(config.heads() == (is_shared ? 2 : 3));
+  CHECK(config.patch_nums == std::vector<int64_t>{1, 2, 3, 4});
+  CHECK(config.num_classes == 10);
+  CHECK(config.codebook_size == 64);
+  CHECK(config.z_channels == 16);
+  CHECK(config.shared_adaln == is_shared);
+}
+
+TEST_CASE("var engine: logits, codes and images of the official code", "[infer][golden]") {
+  const std::string name = GENERATE("var", "var_saln");
+  const std::string cfg = GENERATE("1.5", "4");
+  const bool use_own_kernels = GENERATE(true, false);
+  CAPTURE(name, cfg, use_own_kernels);
+  const auto engine = golden_engine(name, {.use_own_kernels = use_own_kernels});
+  const auto loaded = load_golden_tokenizer();
+  const auto& tokenizer = as_scales(loaded);
+  const auto requests = requests_of(golden_tensor(name + "/gen_labels.npy"));
+  const std::string prefix = name + "/infer_cfg" + cfg;
+
+  const auto images = generate_var(*engine, tokenizer, requests, greedy(std::stod(cfg)));
+  CHECK(images.code_BL.equal(golden_tensor(prefix + "_idx.npy")));
+  CHECK_THAT(unit_image(tokenizer, images),
+             AllClose(golden_tensor(prefix + "_image.npy"), {1e-3, 0}));
+}
+
+TEST_CASE("var engine: teacher-forced logits of every scale", "[infer][golden]") {
+  const std::string name = GENERATE("var", "var_saln");
+  const auto engine = golden_engine(name);
+  const auto label_B = golden_tensor(name + "/labels.npy");
+  const auto input_BMZ = golden_tensor(name + "/var_input.npy");
+  engine->start(label_B);
+  std::vector<torch::Tensor> logits{engine->run_scale({})};
+  const auto& config = engine->config();
+  for (int64_t k = 1; k < config.num_scales(); ++k) {
+    logits.push_back(
+        engine->run_scale(input_BMZ.slice(1, config.scale_begin(k) - 1, config.scale_end(k) - 1)));
+  }
+  CHECK_THAT(torch::cat(logits, 1), AllClose(golden_tensor(name + "/logits.npy"), test::kParity));
+  CHECK_THAT(test::error_of([&] { engine->run_scale(input_BMZ); }), Contains("scale 4 of 4"));
+}
+
+TEST_CASE("var edit: given codes stay, the official notebook's results", "[infer][golden]") {
+  const std::string name = GENERATE("inpaint", "outpaint", "class");
+  CAPTURE(name);
+  const std::string prefix = "var_edit/" + name;
+  const auto engine = golden_engine("var");
+  const auto loaded = load_golden_tokenizer();
+  const auto& tokenizer = as_scales(loaded);
+  const auto mask_hh = golden_tensor(prefix + "_mask.npy");
+  const auto is_kept_L = infer::kept_codes(mask_hh, {1, 2, 3, 4});
+  CHECK(is_kept_L.to(torch::kLong).equal(golden_tensor(prefix + "_force.npy")));
+
+  const auto given_BL = tokenizer.encode(golden_tensor("var_vae/images.npy"));
+  auto requests = requests_of(golden_tensor(prefix + "_labels.npy"));
+  for (size_t b = 0; b < requests.size(); ++b) {
+    requests[b].given_L = given_BL[static_cast<int64_t>(b)];
+    requests[b].is_kept_L = is_kept_L;
+  }
+  const auto images = generate_var(*engine, tokenizer, requests, greedy(3));
+  const auto chosen_BL = golden_tensor(prefix + "_idx.npy");
+  CHECK(images.code_BL.equal(torch::where(is_kept_L, given_BL, chosen_BL)));
+  CHECK_THAT(unit_image(tokenizer, images),
+             AllClose(golden_tensor(prefix + "_image.npy"), {1e-3, 0}));
+}
+
+TEST_CASE("var engine: an image depends on its number, not on the batch", "[infer]") {
+  const auto engine = golden_engine("var");
+  const auto loaded = load_golden_tokenizer();
+  const auto& tokenizer = as_scales(loaded);
+  const bool more_smooth = GENERATE(false, true);
+  const VarSettings settings{
+      .cfg_scale = 2, .filter = {.top_k = 20, .top_p = 0.9}, .more_smooth = more_smooth, .seed = 5};
+  const auto all = requests_of(torch::tensor({3, 1, 4}, torch::kLong));
+  const auto together = generate_var(*engine, tokenizer, all, settings);
+  for (int64_t b = 0; b < 3; ++b) {
+    const std::vector<VarRequest> one{all[static_cast<size_t>(b)]};
+    const auto alone = generate_var(*engine, tokenizer, one, settings);
+    CHECK(alone.code_BL[0].equal(together.code_BL[b]));
+    CHECK_THAT(alone.latent_BZhh[0], AllClose(together.latent_BZhh[b], test::kParity));
+  }
+  auto other = settings;
+  other.seed = 6;
+  CHECK_FALSE(generate_var(*engine, tokenizer, all, other).code_BL.equal(together.code_BL));
+}
+
+TEST_CASE("var engine: mixtures of codes follow the drawn ones where the filter leaves one",
+          "[infer]") {
+  const auto engine = golden_engine("var");
+  const auto loaded = load_golden_tokenizer();
+  const auto& tokenizer = as_scales(loaded);
+  const auto requests = requests_of(torch::tensor({3, 1}, torch::kLong));
+  VarSettings settings = greedy(2);
+  const auto plain = generate_var(*engine, tokenizer, requests, settings);
+  settings.more_smooth = true;
+  const auto mixed = generate_var(*engine, tokenizer, requests, settings);
+  CHECK(mixed.code_BL.equal(plain.code_BL));
+  CHECK_THAT(mixed.latent_BZhh, AllClose(plain.latent_BZhh, test::kFloat32));
+  settings.filter.top_k = 30;
+  const auto soft = generate_var(*engine, tokenizer, requests, settings);
+  CHECK_FALSE(torch::allclose(soft.latent_BZhh, plain.latent_BZhh, 1e-3, 1e-3));
+}
+
+TEST_CASE("var engine: narrow weights stay near", "[infer]") {
+  const auto [precision, tolerance] =
+      GENERATE(table<std::string, double>({{"bf16", 0.1}, {"int8", 0.1}}));
+  CAPTURE(precision);
+  const auto exact = golden_engine("var"), narrow = golden_engine("var", {.precision = precision});
+  const auto label_B = golden_tensor("var/labels.npy");
+  exact->start(label_B);
+  narrow->start(label_B);
+  const auto a = exact->run_scale({}), b = narrow->run_scale({});
+  const double error = (a - b).norm().item<double>() / a.norm().item<double>();
+  CHECK(error < tolerance);
+  CHECK(error > 0);
+  CHECK(narrow->weight_bytes() < exact->weight_bytes());
+}
+
+TEST_CASE("var: what does not fit is named", "[infer]") {
+  const auto loaded = load_golden_tokenizer();
+  const auto& tokenizer = as_scales(loaded);
+  auto config = infer::load_var(test::golden("var/var.pth")).weights.config;
+  infer::check_fits(config, "a.pth", tokenizer, "b.pth");
+  config.patch_nums = {1, 2, 4};
+  CHECK_THAT(test::error_of([&] { infer::check_fits(config, "a.pth", tokenizer, "b.pth"); }),
+             Contains("a.pth: has the scales 1 2 4, but b.pth has 1 2 3 4"));
+  config.patch_nums = {1, 2, 3, 4};
+  config.codebook_size = 128;
+  CHECK_THAT(test::error_of([&] { infer::check_fits(config, "a.pth", tokenizer, "b.pth"); }),
+             Contains("128") && Contains("64 entries"));
+
+  const auto engine = golden_engine("var");
+  const auto draw = [&](const VarRequest& request) {
+    return test::error_of(
+        [&] { generate_var(*engine, tokenizer, std::vector<VarRequest>{request}, greedy(1)); });
+  };
+  CHECK_THAT(draw({.label = 11}), Contains("class 11: expected 0 to 9"));
+  CHECK_THAT(draw({.label = 0,
+                   .given_L = torch::zeros({3}, torch::kLong),
+                   .is_kept_L = torch::zeros({3}, torch::kBool)}),
+             Contains("given codes: expected int64 and bool [30]"));
+  CHECK_THAT(test::error_of([&] {
+               infer::kept_codes(torch::ones({3, 3}), {1, 2, 4});
+             }),
+             Contains("expected [4, 4]"));
+  CHECK_THAT(test::error_of([&] { infer::load_var(test::golden("gpt_c2i/ckpt.pt")); }),
+             Contains("not the weights of a VAR transformer"));
+  CHECK_THAT(
+      test::error_of([&] { infer::load_var(test::golden("var/var.pth"), {.config = "d16"}); }),
+      Contains("not the weights of this VAR transformer") && Contains("pos_start is"));
+  CHECK_THAT(test::error_of([&] { infer::validate(VarSettings{.cfg_scale = -1}); }),
+             Contains("cfg-scale -1"));
+}
+
+TEST_CASE("multi-scale tokenizer: codes and pictures through the common interface",
+          "[infer][golden]") {
+  const auto loaded = load_golden_tokenizer();
+  const auto image_B3SS = golden_tensor("var_vae/images.npy");
+  const auto code_BL = loaded.model->encode(image_B3SS);
+  std::vector<torch::Tensor> parts;
+  for (int k = 0; k < 4; ++k) {
+    parts.push_back(golden_tensor("var_vae/idx_" + std::to_string(k) + ".npy"));
+  }
+  CHECK(code_BL.equal(torch::cat(parts, 1)));
+  CHECK(loaded.model->code_shape(8, 8) == std::vector<int64_t>{30});
+  const auto recon = golden_tensor("var_vae/recon.npy");
+  CHECK_THAT(loaded.model->decode(code_BL, 8, 8), AllClose(recon[3], test::kParity));
+  const auto scales = loaded.model->decode_scales(code_BL);
+  REQUIRE(scales.size() == 4);
+  CHECK_THAT(scales[1], AllClose(recon[1], test::kParity));
+  CHECK(loaded.image_size == 8);
+  CHECK_THAT(loaded.model->fingerprint(), Contains("msvqvae-"));
+  CHECK_THAT(test::error_of([&] { loaded.model->code_shape(16, 8); }), Contains("8 x 8"));
+  CHECK_THAT(test::error_of([&] {
+               infer::load_tokenizer(test::golden("var_vae/vae.pth"), {.device = "cpu"});
+             }),
+             Contains("4 scales") && Contains("model.patch_nums"));
+}
+
+}  // namespace vgen
