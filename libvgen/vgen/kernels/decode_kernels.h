@@ -18,6 +18,10 @@ enum class Storage { kFloat32, kBFloat16, kInt8 };
 /// or as [k / 2][32][2] (bfloat16): one stream from memory, 32 outputs at a time, no horizontal
 /// sums.
 inline constexpr int64_t kLinearBlock = 32;
+/// Inputs per chunk where there are many rows: rows of a chunk lie close together, while rows that
+/// are a power of two apart would displace each other from the first cache.
+inline constexpr int64_t kInputChunk = 128;
+inline constexpr int64_t kManyRows = 13;  ///< from so many rows on chunks pay, for floats
 /// Positions per block of cached keys: [t / 16][d][16], bfloat16 [t / 16][d / 2][16][2].
 inline constexpr int64_t kKeyBlock = 16;
 
@@ -32,7 +36,9 @@ struct LinearArgs {
   const float* scale = nullptr;  ///< int8: one factor per packed output
   int64_t in_features = 0;       ///< even
   int64_t num_outputs = 0;       ///< columns of y: packed outputs, half of them for kSwiGlu
-  const float* x = nullptr;      ///< (num_rows, in_features)
+  const float* x = nullptr;      ///< (num_rows, in_features), or with has_chunks cut along the
+                                 ///< inputs: (in_features / kInputChunk, num_rows, kInputChunk)
+  bool has_chunks = false;
   int64_t num_rows = 0;
   float* y = nullptr;  ///< (num_rows, num_outputs)
   Storage storage = Storage::kFloat32;

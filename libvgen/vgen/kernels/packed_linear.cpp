@@ -159,14 +159,38 @@ void PackedLinear::pack(const std::vector<const at::Tensor*>& row_source,
   });
 }
 
+// x cut along its columns: (chunks, M, kInputChunk), what lies behind the last column unset.
+at::Tensor PackedLinear::chunked(const float* x_MK, int64_t num_rows) const {
+  const int64_t num_chunks = (in_features_ + kInputChunk - 1) / kInputChunk;
+  at::Tensor chunks = at::empty({num_chunks, num_rows, kInputChunk}, at::kFloat);
+  auto* to = chunks.mutable_data_ptr<float>();
+  at::parallel_for(0, num_chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kInputChunk;
+      const int64_t size = std::min(kInputChunk, in_features_ - first);
+      for (int64_t row = 0; row < num_rows; ++row) {
+        std::memcpy(to + (chunk * num_rows + row) * kInputChunk, x_MK + row * in_features_ + first,
+                    static_cast<size_t>(size) * sizeof(float));
+      }
+    }
+  });
+  return chunks;
+}
+
 void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN,
                            Epilogue epilogue) const {
   LinearArgs args;
+  at::Tensor chunks;
   args.weight = buffer_.data();
   args.scale = scale_.empty() ? nullptr : scale_.data();
   args.in_features = in_features_;
   args.num_outputs = out_features_;
   args.x = x_MK;
+  if (num_rows >= kManyRows && storage_ != Storage::kInt8) {
+    chunks = chunked(x_MK, num_rows);
+    args.x = chunks.const_data_ptr<float>();
+    args.has_chunks = true;
+  }
   args.num_rows = num_rows;
   args.y = y_MN;
   args.storage = storage_;

@@ -27,8 +27,8 @@ class PackedLinear {
   static PackedLinear swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
                              CpuIsa isa);
 
-  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads, allocates nothing. May
-  /// be called from several threads.
+  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads, allocates nothing for
+  /// fewer than kManyRows rows. May be called from several threads.
   void forward(const float* x_MK, int64_t num_rows, float* y_MN,
                Epilogue epilogue = Epilogue::kStore) const;
 
@@ -38,6 +38,7 @@ class PackedLinear {
   size_t size_bytes() const { return buffer_.size(); }
 
  private:
+  at::Tensor chunked(const float* x_MK, int64_t num_rows) const;
   void pack(const std::vector<const at::Tensor*>& row_source,
             const std::vector<int64_t>& row_index);
 

@@ -205,11 +205,12 @@ template <Storage kStorage>
 void linear_pass(const LinearArgs& args, int64_t first_block, int64_t last_block, int64_t first_row,
                  int64_t num_rows) {
   // With many rows it pays to widen bfloat16 once for all of them. The sums are the same.
-  constexpr int64_t kWideSize = kChunkBytes / (kBlock * 4);
-  const bool is_widened = kStorage == Storage::kBFloat16 && num_rows > 2 * kNarrowRows;
-  const int64_t chunk = num_rows <= kNarrowRows ? args.in_features
-                        : is_widened            ? kWideSize
-                                                : kChunkBytes / weight_bytes<kStorage>(kBlock);
+  constexpr int64_t kWideSize = kInputChunk;
+  const bool is_widened = kStorage == Storage::kBFloat16 && args.has_chunks;
+  const int64_t chunk = args.has_chunks           ? kInputChunk
+                        : num_rows <= kNarrowRows ? args.in_features
+                                                  : kChunkBytes / weight_bytes<kStorage>(kBlock);
+  const int64_t x_stride = args.has_chunks ? kInputChunk : args.in_features;
   alignas(64) float tile[kMaxRows * kBlock];
   alignas(64) float wide[kStorage == Storage::kBFloat16 ? kWideSize * kBlock : 1];
   for (int64_t block = first_block; block < last_block; ++block) {
@@ -219,13 +220,14 @@ void linear_pass(const LinearArgs& args, int64_t first_block, int64_t last_block
     for (int64_t k = 0; k < args.in_features; k += chunk) {
       const int64_t size = args.in_features - k < chunk ? args.in_features - k : chunk;
       const std::byte* part = weight + weight_bytes<kStorage>(k * kBlock);
-      const float* x = args.x + first_row * args.in_features + k;
+      const float* x = args.has_chunks ? args.x + k * args.num_rows + first_row * kInputChunk
+                                       : args.x + first_row * args.in_features + k;
       if (is_widened) {
         widen_pairs(part, size, wide);
-        multiply_chunk<Storage::kFloat32>(reinterpret_cast<const std::byte*>(wide), x,
-                                          args.in_features, size, num_rows, tile);
+        multiply_chunk<Storage::kFloat32>(reinterpret_cast<const std::byte*>(wide), x, x_stride,
+                                          size, num_rows, tile);
       } else {
-        multiply_chunk<kStorage>(part, x, args.in_features, size, num_rows, tile);
+        multiply_chunk<kStorage>(part, x, x_stride, size, num_rows, tile);
       }
     }
     finish_block(args, block, first_row, num_rows, tile);
