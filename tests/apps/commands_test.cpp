@@ -34,3 +34,9 @@ TEST_CASE("vgen: a wrong command line exits with 2, an error with 1", "[apps]") 
   CHECK(test::run_vgen({"inspect", "a.pt", "--sets"}).exit_code == 2);
   CHECK_THAT(test::vgen_error({"inspect", "/no/such.pt"}), Catch::Contains("/no/such.pt"));
 }
+
+TEST_CASE("vgen: threads that wait soon sleep, unless the user says otherwise", "[apps]") {
+  CHECK_THAT(test::run_vgen({"doctor"}).out, Catch::Contains("spin for 10000 turns, then sleep"));
+  CHECK_THAT(test::run_vgen({"doctor"}, {"OMP_WAIT_POLICY=passive"}).out,
+             Catch::Contains("OMP_WAIT_POLICY=passive"));
+}
