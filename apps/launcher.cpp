@@ -19,9 +19,10 @@ constexpr const char* kSpinCount = "10000";
 int main(int /*argc*/, char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", kSpinCount, 0);
   std::error_code error;
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  std::string self = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (error) self = argv[0];  // without /proc; good enough where a path was typed
   const std::string program = self + "-main";
-  if (!error) execv(program.c_str(), argv);
+  execv(program.c_str(), argv);
   std::fprintf(stderr, "vgen: error: %s: cannot be started: %s; it must lie beside %s\n",
                program.c_str(), std::strerror(errno), self.c_str());
   return 1;

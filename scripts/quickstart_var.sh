@@ -32,6 +32,11 @@ draw() { # FOLDER IMAGES_PER_CLASS SEED
 }
 draw var-samples 10 0 --show-scales
 draw var-samples-1000 100 1
+mkdir -p "$out/var-edit"
+tar -xzf $digits -C "$out/var-edit" val/2/1289.png
+"$vgen" edit "$out/var" --tokenizer "$out/var-tokenizer" --image "$out/var-edit/val/2/1289.png" \
+  --box 0.5,0,1,1 --class-id 8 --cfg-scale 3 --top-k 0 --top-p 0.9 --precision fp32 --keep-original \
+  --out "$out/var-edited" --force
 
 step "4 of 4: are they digits of that class?"
 "$vgen" evaluate consistency "$out/var-samples-1000" $digits --out "$out/var-consistency.json" --force
@@ -43,5 +48,6 @@ Done:
   its scales            $out/var-reconstructions/scales.png  (coarse to fine, then the original)
   VAR                   $out/var  (pictures of its training: $out/var/samples/)
   generated digits      $out/var-samples/grid.png  (a row per class, 0 to 9)
+  an edited digit       $out/var-edited/grid.png  (the lower half of a 2 becomes an 8's)
   class consistency     $out/var-consistency.json
 END

@@ -81,6 +81,15 @@ TEST_CASE("vgen sample: what does not fit VAR is named", "[apps]") {
   CHECK_THAT(vgen_error({"sample", golden("var/var.pth"), "--tokenizer",
                          golden("vq16/ckpt.safetensors"), "--class-id", "1", "--out", dir / "a"}),
              Contains("a tokenizer of one scale"));
+  test::write_file(dir / "vae.yaml",
+                   "ch: 32\nch_mult: [1, 1]\nz_channels: 16\ncodebook_size: 64\n"
+                   "patch_nums: [1, 2, 4]\n");
+  CHECK_THAT(error_of({"--class-id", "1", "--tokenizer-config", dir / "vae.yaml"}),
+             Contains("has the scales 1 2 3 4") && Contains("1 2 4"));
+  CHECK_THAT(error_of({"--class-id", "1", "--cfg-interval", "2"}), Contains("cfg-interval"));
+  CHECK_THAT(
+      vgen_error(with_models("sample", {"--fid", "2", "--npz", dir / "x.npz", "--more-smooth"})),
+      Contains("not for FID"));
   CHECK_THAT(vgen_error({"sample", golden("gpt_c2i/ckpt.safetensors"), "--n-head", "2",
                          "--tokenizer", golden("vq16/ckpt.safetensors"), "--class-id", "1", "--out",
                          dir / "a", "--image-size", "96", "--more-smooth"}),
@@ -153,6 +162,8 @@ TEST_CASE("vgen edit: bad input is one line, and nothing is written", "[apps]") 
   CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--class-id", "10"}), Contains("class 10"));
   CHECK_THAT(error_of({"--task", "complete", "--class-id", "1"}), Contains("inpaint or outpaint"));
   CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--extend"}), Contains("outpaint"));
+  CHECK_THAT(error_of({"--task", "outpaint", "--box", "0,0,0.01,0.01", "--extend"}),
+             Contains("is empty at 8 pixels"));
   CHECK_FALSE(fs::exists(dir / "out"));
 }
 

@@ -201,6 +201,10 @@ TEST_CASE("var: what does not fit is named", "[infer]") {
                    .given_L = torch::zeros({3}, torch::kLong),
                    .is_kept_L = torch::zeros({3}, torch::kBool)}),
              Contains("given codes: expected int64 and bool [30]"));
+  CHECK_THAT(draw({.label = 0,
+                   .given_L = torch::full({30}, 64, torch::kLong),
+                   .is_kept_L = torch::zeros({30}, torch::kBool)}),
+             Contains("given codes: 64 is outside the codebook of 64"));
   CHECK_THAT(test::error_of([&] {
                infer::kept_codes(torch::ones({3, 3}), {1, 2, 4});
              }),

@@ -113,6 +113,8 @@ void Edit::extend() {
   const Box box = parse_box(config_.box);
   const auto [top, bottom] = cells(box.top, box.bottom, side);
   const auto [left, right] = cells(box.left, box.right, side);
+  require(top < bottom && left < right, ErrorCode::kInvalidArgument, "box '",
+          printable(config_.box), "': is empty at ", side, " pixels");
   const at::Tensor small =
       at::_upsample_bicubic2d_aa(image_3SS_.unsqueeze(0), {bottom - top, right - left}, false)
           .clamp(-1, 1);
@@ -209,7 +211,9 @@ SampleResult Edit::run() {
   } else {
     plan_rows();
   }
-  const std::string part = config_.mask.empty() ? "the box" : config_.mask;
+  const std::string part = config_.task == "complete" ? str_cat("keep-rows ", config_.kept_rows)
+                           : config_.mask.empty()     ? "the box"
+                                                      : config_.mask;
   require(kept_share_ < 1, ErrorCode::kInvalidArgument, part,
           ": nothing is to be drawn anew; the part is empty at the size of a code, ",
           session_.tokenizer().downsample(), " pixels");

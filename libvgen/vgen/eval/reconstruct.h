@@ -54,6 +54,8 @@ struct ReconstructResult {
 ///   000000.png ...   the copies
 ///   codes.npy        int64 (images, h, w)
 ///   grid.png         originals with their copies to the right, spread evenly over the images
+///   scales.png       VAR's tokenizer: the first 8 images after each scale, coarse to fine, then as
+///                    they are
 ///   images.jsonl     index, file, psnr, ssim, lpips of each image
 ///   metrics.json     the means and the settings; written last
 ///

@@ -186,6 +186,8 @@ SampleResult FidSampling::run() {
 }  // namespace
 
 SampleResult sample_fid(const SampleFidConfig& config) {
+  require(!config.model.settings.more_smooth, ErrorCode::kInvalidArgument,
+          "more-smooth: mixtures of codes are for pictures, not for FID; leave it out");
   require(config.num_images >= 1, ErrorCode::kInvalidArgument, "fid ", config.num_images,
           ": expected at least 1 image");
   require(config.eval_size >= 1, ErrorCode::kInvalidArgument, "eval-size ", config.eval_size,

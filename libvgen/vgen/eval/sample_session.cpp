@@ -40,7 +40,7 @@ namespace {
 
 class GptDrawer : public SampleSession::Drawer {
  public:
-  GptDrawer(const infer::FoundWeights& found, const SampleConfig& config,
+  GptDrawer(infer::FoundWeights found, const SampleConfig& config,
             const infer::LoadedTokenizer& tokenizer, const std::string& device)
       : settings_(gpt_settings(config.settings)), tokenizer_(*tokenizer.model) {
     const int64_t step = tokenizer_.downsample();
@@ -52,6 +52,7 @@ class GptDrawer : public SampleSession::Drawer {
       options.block_size = (config.image_size / step) * (config.image_size / step);
     }
     infer::LoadedGpt gpt = infer::load_gpt(found, options);
+    found.state.tensors.clear();  // the engine lets go of each tensor as it packs it
     const gpt::GptConfig model = gpt.weights.config;
     require(model.model_type == "c2i", ErrorCode::kInvalidArgument, gpt.source,
             ": a text-conditional model; expected one of classes");
@@ -167,13 +168,18 @@ SampleSession::SampleSession(const SampleConfig& config) : config_(config) {
           ": expected at least 1");
   set_num_threads(static_cast<int>(config.threads));
   const std::string device = parse_device(config.device).str();
-  const infer::FoundWeights found = infer::find_weights(
-      config.checkpoint, config.gpt.weights, "model,module,state_dict,trainer.var_wo_ddp,auto");
+  infer::FoundWeights found =
+      infer::find_weights(config.checkpoint, config.gpt.weights, infer::kTransformerKeys);
   infer::TokenizerOptions decoder = config.decoder;
   decoder.device = device;
   if (infer::is_var(found.state)) {
     infer::validate(var_settings(config.settings));
+    const bool has_interval = config.settings.cfg_interval != -1;
+    require(!has_interval && config.gpt.n_head == 0, ErrorCode::kInvalidArgument,
+            has_interval ? "cfg-interval" : "n-head", ": is for GPTs; ", found.state.source,
+            " is a VAR");
     infer::LoadedVar loaded = infer::load_var(found, {.config = config.gpt.config});
+    found.state.tensors.clear();  // the engine lets go of each tensor as it packs it
     decoder.patch_nums = loaded.weights.config.patch_nums;
     tokenizer_ = infer::load_tokenizer(config.tokenizer, decoder);
     drawer_ = std::make_unique<VarDrawer>(std::move(loaded), config, tokenizer_, device);
@@ -182,7 +188,7 @@ SampleSession::SampleSession(const SampleConfig& config) : config_(config) {
     require(!config.settings.more_smooth, ErrorCode::kInvalidArgument,
             "more-smooth: mixtures of codes are for VAR; ", found.state.source, " is a GPT");
     tokenizer_ = infer::load_tokenizer(config.tokenizer, decoder);
-    drawer_ = std::make_unique<GptDrawer>(found, config, tokenizer_, device);
+    drawer_ = std::make_unique<GptDrawer>(std::move(found), config, tokenizer_, device);
   }
   image_size_ = drawer_->image_size();
   times_.load_seconds = seconds_since(start);

@@ -9,6 +9,11 @@
 
 namespace vgen::infer {
 
+/// What "auto" takes of files that are no runs: a tokenizer's as the official evaluation does, a
+/// transformer's as the official samplers do, never the averages.
+inline constexpr const char* kTokenizerKeys = "ema,model,state_dict,auto";
+inline constexpr const char* kTransformerKeys = "model,module,state_dict,trainer.var_wo_ddp,auto";
+
 struct FoundWeights {
   io::StateDict state;
   std::string name;        ///< "ema", "model", or the dict of a .pt file

@@ -20,8 +20,9 @@ GptConfig read_model_section(const ConfigNode& root) {
 GptConfig read_run_config(const std::string& path) {
   const ConfigNode root = load_yaml(path);
   const ConfigNode* task = root.find("task");
-  require(task == nullptr || task->scalar != "tokenizer", ErrorCode::kInvalidArgument, path,
-          ": a run of the task 'tokenizer', expected a GPT");
+  require(task == nullptr || task->scalar == "gpt", ErrorCode::kInvalidArgument, path,
+          ": a run of the task '", task == nullptr ? "" : printable(task->scalar),
+          "', expected a GPT");
   require(root.find("model") != nullptr, ErrorCode::kInvalidArgument, path,
           ": no section 'model', expected the config of a GPT run");
   return read_model_section(root);
@@ -43,7 +44,7 @@ GptConfig named_config(const std::string& name, const io::StateDict& state) {
 }  // namespace
 
 LoadedGpt load_gpt(const std::string& path, const GptOptions& options) {
-  return load_gpt(find_weights(path, options.weights, "model,module,state_dict,auto"), options);
+  return load_gpt(find_weights(path, options.weights, kTransformerKeys), options);
 }
 
 LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options) {

@@ -145,9 +145,8 @@ std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::Stat
   require(source.preset.empty(), ErrorCode::kInvalidArgument, state.source,
           ": a tokenizer of several scales, not '", source.preset, "'; name a YAML file");
   using Config = tokenizer::MultiScaleVqvaeConfig;
-  auto config = source.yaml ? read_model_section<Config>(*source.yaml)
-                            : infer_multi_scale_config(state, options.patch_nums);
-  if (!options.patch_nums.empty()) config.patch_nums = options.patch_nums;
+  const auto config = source.yaml ? read_model_section<Config>(*source.yaml)
+                                  : infer_multi_scale_config(state, options.patch_nums);
   // Usage of another schedule's scales is nobody's here.
   const std::string hits = "quantize.ema_vocab_hit_SV";
   std::erase_if(state.tensors, [&](const io::NamedArray& item) {
@@ -163,7 +162,7 @@ std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::Stat
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options) {
   const c10::Device device = parse_device(options.device);
   const c10::ScalarType precision = parse_precision(options.precision);
-  FoundWeights weights = find_weights(path, options.weights, "ema,model,state_dict,auto");
+  FoundWeights weights = find_weights(path, options.weights, kTokenizerKeys);
   const Source source = find_source(weights, options.config);
 
   LoadedTokenizer loaded{.model = {},

@@ -54,7 +54,8 @@ struct TokenizerOptions {
   /// A YAML file with a `model:` section or its fields alone, or VQ-16, VQ-8. "": the config.yaml
   /// of a run folder; for other files the config is read off the weights.
   std::string config = "";
-  /// Sides of the scales of VAR's tokenizer, where only the transformer that it serves tells them.
+  /// Sides of the scales of VAR's tokenizer, where neither a run nor `config` tells them but the
+  /// transformer that it serves.
   std::vector<int64_t> patch_nums = {};
   std::string device = "auto";     ///< as parse_device
   std::string precision = "fp32";  ///< as parse_precision: what encoder and decoder compute in

@@ -14,7 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 using var::VarConfig;
 
-constexpr const char* kAutoKeys = "model,module,state_dict,trainer.var_wo_ddp,auto";
 constexpr const char* kFirstBlock = "blocks.0.attn.mat_qkv.weight";
 constexpr int64_t kMaxDepth = 4096;
 
@@ -142,7 +141,7 @@ VarWeights var_weights(const VarConfig& config, const torch::nn::Module& module)
 bool is_var(const io::StateDict& state) { return state.find(kFirstBlock) != nullptr; }
 
 LoadedVar load_var(const std::string& path, const VarOptions& options) {
-  return load_var(find_weights(path, options.weights, kAutoKeys), options);
+  return load_var(find_weights(path, options.weights, kTransformerKeys), options);
 }
 
 LoadedVar load_var(const FoundWeights& found, const VarOptions& options) {

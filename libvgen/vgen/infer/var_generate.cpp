@@ -68,6 +68,11 @@ void Drawing::check_given() const {
                 request.is_kept_L.scalar_type() == at::kBool,
             ErrorCode::kInvalidArgument, "given codes: expected int64 and bool [", expected[0],
             "]");
+    const int64_t low = request.given_L.min().item<int64_t>();
+    const int64_t high = request.given_L.max().item<int64_t>();
+    require(low >= 0 && high < config_.codebook_size, ErrorCode::kInvalidArgument,
+            "given codes: ", low < 0 ? low : high, " is outside the codebook of ",
+            config_.codebook_size);
   }
 }
 
@@ -83,7 +88,7 @@ void Drawing::mix(int64_t scale, int64_t row, std::span<const float> filtered_V,
   double largest = kRemoved;
   std::vector<double> value(filtered_V.size());
   for (size_t v = 0; v < value.size(); ++v) {
-    const double gumbel = -std::log(-std::log(1 - rng.uniform() + 1e-300));
+    const double gumbel = -std::log(std::max(-std::log1p(-rng.uniform()), 1e-300));
     value[v] = (static_cast<double>(filtered_V[v]) * (1 + ratio) + gumbel) / tau;
     largest = std::max(largest, value[v]);
   }

@@ -34,12 +34,15 @@ namespace vgen::tokenizer {
 
 struct CodebookCareConfig {    // YAML section `codebook:`
   int64_t reseed_every = 20;   ///< steps; 0 = dead codes stay where they are
+  int64_t reseed_until = 0;    ///< last step that moves codes; 0 = to the end. Averaged weights
+                               ///< (ema_decay) follow a moved code as slowly as all else: end early
   double reseed_below = 0.08;  ///< share of the even share below which a scale does not use a code
   double scale_dropout = 0;    ///< share of the images whose sum of scales ends early
 };
 template <class Visitor>
 void visit_fields(Visitor& v, CodebookCareConfig& c) {
   v("reseed_every", c.reseed_every, at_least(0));
+  v("reseed_until", c.reseed_until, at_least(0));
   v("reseed_below", c.reseed_below, between(0, 1));
   v("scale_dropout", c.scale_dropout, between(0, 1));
 }

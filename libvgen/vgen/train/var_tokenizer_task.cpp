@@ -113,7 +113,8 @@ class MultiScaleModel : public TokenizerModel {
     return str_cat(what, "_p", vqvae_->config().patch_nums[static_cast<size_t>(scale)]);
   }
   bool is_reseeding(int64_t step, size_t micro_batch) const {
-    return care_.reseed_every > 0 && micro_batch == 0 && step % care_.reseed_every == 0;
+    const bool is_over = care_.reseed_until > 0 && step > care_.reseed_until;
+    return care_.reseed_every > 0 && !is_over && micro_batch == 0 && step % care_.reseed_every == 0;
   }
   /// The trainer takes index 0 of a step for the dropout of layers.
   Rng rng(Purpose purpose, int64_t step, size_t micro_batch) const {
