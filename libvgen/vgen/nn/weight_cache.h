@@ -11,11 +11,11 @@
 namespace vgen::nn {
 
 /// Keeps tensors made from one weight (casts, other layouts) until its values change. A change is
-/// seen by LibTorch's version counter, so by in-place operators (copy_ of a checkpoint's or of EMA's
-/// values), and by the address, so by set_data. Not seen: a write through `weight.data()`, which has
-/// a counter of its own; and at::_fused_adam_ and at::_fused_adamw_, which count nothing (quirk of
-/// LibTorch 2.11): train::Optimizer counts for them.
-/// May be used from several threads at once while nobody writes the weight.
+/// seen by LibTorch's version counter, so by in-place operators (copy_ of a checkpoint's or of
+/// EMA's values), and by the address, so by set_data. Not seen: a write through `weight.data()`,
+/// which has a counter of its own; and at::_fused_adam_ and at::_fused_adamw_, which count nothing
+/// (quirk of LibTorch 2.11): train::Optimizer counts for them. May be used from several threads at
+/// once while nobody writes the weight.
 class WeightCache {
  public:
   static constexpr size_t kSlots = 3;
