@@ -20,7 +20,9 @@ constexpr CpuIsa kLevels[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}
 
 torch::Tensor forward(const PackedLinear& linear, const torch::Tensor& x_MK, torch::Tensor y_MN,
                       Epilogue epilogue = Epilogue::kStore) {
-  linear.forward(x_MK.const_data_ptr<float>(), x_MK.size(0), y_MN.data_ptr<float>(), epilogue);
+  kernels::LinearScratch scratch;
+  linear.forward(x_MK.const_data_ptr<float>(), x_MK.size(0), y_MN.data_ptr<float>(), scratch,
+                 epilogue);
   return y_MN;
 }
 
@@ -108,6 +110,24 @@ TEST_CASE("packed linear: a row's result is the same to the last bit in any comp
     CHECK(torch::equal(forward(linear, x_MK), all_MN));
     at::set_num_threads(threads);
   }
+}
+
+TEST_CASE("packed linear: a scratch serves calls of any size one after the other", "[kernels]") {
+  torch::manual_seed(5);
+  const PackedLinear wide({torch::randn({40, 700})}, Storage::kFloat32, kernels::best_cpu_isa());
+  const PackedLinear narrow({torch::randn({70, 130})}, Storage::kBFloat16, kernels::best_cpu_isa());
+  kernels::LinearScratch scratch;
+  for (const int64_t num_rows : {20, 3, 64, 13}) {
+    for (const PackedLinear* linear : {&wide, &narrow}) {
+      INFO(num_rows << " rows of " << linear->in_features());
+      const auto x_MK = torch::randn({num_rows, linear->in_features()});
+      auto y_MN = torch::full({num_rows, linear->out_features()}, NAN);
+      linear->forward(x_MK.const_data_ptr<float>(), num_rows, y_MN.data_ptr<float>(), scratch);
+      CHECK(torch::equal(y_MN, forward(*linear, x_MK)));  // a scratch that was never used
+    }
+  }
+  const float* const kept = scratch.reserve(1);
+  CHECK(scratch.reserve(64 * 700) == kept);
 }
 
 TEST_CASE("packed linear: stacked and half-precision weights", "[kernels]") {

@@ -8,16 +8,13 @@
 #include <vector>
 
 #include "vgen/kernels/detail/image_kernels.h"
+#include "vgen/kernels/detail/tensor_elements.h"
 
 namespace vgen::kernels {
 namespace {
 
 /// Pixels summed in float32 at once; sums of chunks are added in double.
 constexpr int64_t kChunk = 256;
-
-Pixels pixels_of(const at::Tensor& tensor) {
-  return {.data = tensor.data_ptr(), .is_bf16 = tensor.scalar_type() == at::kBFloat16};
-}
 
 GroupNormShape shape_of(const at::Tensor& x_BCHW) {
   TORCH_INTERNAL_ASSERT(is_group_norm_input(x_BCHW));
@@ -104,8 +101,7 @@ double value_at(const at::Tensor& x_BCHW, int64_t index) {
 }  // namespace
 
 bool is_group_norm_input(const at::Tensor& x_BCHW) {
-  return x_BCHW.is_cpu() && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
-         (x_BCHW.scalar_type() == at::kFloat || x_BCHW.scalar_type() == at::kBFloat16) &&
+  return has_elements(x_BCHW) && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
          x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
@@ -114,7 +110,7 @@ GroupNormStats group_norm_stats(const at::Tensor& x_BCHW, int64_t groups, double
   const GroupNormShape shape = shape_of(x_BCHW);
   const int64_t per_group = shape.channels / groups;
   TORCH_INTERNAL_ASSERT(per_group * groups == shape.channels);
-  const Pixels in = pixels_of(x_BCHW);
+  const Pixels in = elements_of(x_BCHW);
   const ChannelSums sums = sum_channels(
       shape, [&](int64_t image, int64_t begin, int64_t end, float* sum, float* square) {
         kernels.group_norm_sums(shape, in, image, begin, end, sum, square);
@@ -153,7 +149,7 @@ at::Tensor group_norm_apply(const at::Tensor& x_BCHW, const GroupNormStats& stat
   const Affine affine = affine_of(shape, stats, parameters);
   const at::Tensor out_BCHW =
       parameters.is_in_place ? x_BCHW : at::empty_like(x_BCHW, at::MemoryFormat::ChannelsLast);
-  const Pixels in = pixels_of(x_BCHW), out = pixels_of(out_BCHW);
+  const Pixels in = elements_of(x_BCHW), out = elements_of(out_BCHW);
   for_pixels(shape, [&](int64_t image, int64_t begin, int64_t end) {
     kernels.group_norm_apply(shape, in, out, affine.scale_BC.data() + image * shape.channels,
                              affine.shift_BC.data() + image * shape.channels, parameters.has_silu,
@@ -172,7 +168,7 @@ GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tenso
                         gradient_BCHW.scalar_type() == x_BCHW.scalar_type());
   const int64_t channels = shape.channels;
   const Affine affine = affine_of(shape, stats, parameters);
-  const Pixels in = pixels_of(x_BCHW), gradient = pixels_of(gradient_BCHW);
+  const Pixels in = elements_of(x_BCHW), gradient = elements_of(gradient_BCHW);
   const ChannelSums sums = sum_channels(shape, [&](int64_t image, int64_t begin, int64_t end,
                                                    float* sum, float* product) {
     kernels.group_norm_gradient_sums(shape, in, gradient, affine.scale_BC.data() + image * channels,
@@ -213,7 +209,7 @@ GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tenso
                             at::empty({channels}, at::kFloat), at::empty({channels}, at::kFloat)};
   std::copy(weight_sum.begin(), weight_sum.end(), result.weight_C.mutable_data_ptr<float>());
   std::copy(bias_sum.begin(), bias_sum.end(), result.bias_C.mutable_data_ptr<float>());
-  const Pixels out = pixels_of(result.x_BCHW);
+  const Pixels out = elements_of(result.x_BCHW);
   for_pixels(shape, [&](int64_t image, int64_t begin, int64_t end) {
     const int64_t at = image * channels;
     kernels.group_norm_gradient(shape, in, gradient, out, affine.scale_BC.data() + at,
@@ -226,7 +222,7 @@ GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tenso
 at::Tensor channel_sums(const at::Tensor& x_BCHW, CpuIsa isa) {
   const ImageKernels& kernels = image_kernels(isa);
   const GroupNormShape shape = shape_of(x_BCHW);
-  const Pixels in = pixels_of(x_BCHW);
+  const Pixels in = elements_of(x_BCHW);
   const std::vector<float> unused(shape.channels);
   const ChannelSums sums = sum_channels(
       shape, [&](int64_t image, int64_t begin, int64_t end, float* sum, float* product) {

@@ -82,6 +82,15 @@ int64_t item_bytes(Storage storage) {
 
 }  // namespace
 
+float* LinearScratch::reserve(int64_t size) {
+  const size_t bytes = static_cast<size_t>(size) * sizeof(float);
+  if (buffer_.size() < bytes) {
+    buffer_ = {};  // never the old and the new one together
+    buffer_ = AlignedBuffer(bytes);
+  }
+  return reinterpret_cast<float*>(buffer_.data());
+}
+
 PackedLinear::PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa)
     : storage_(storage), kernels_(&decode_kernels(isa)) {
   std::vector<const at::Tensor*> source;
@@ -160,10 +169,10 @@ void PackedLinear::pack(const std::vector<const at::Tensor*>& row_source,
 }
 
 // x cut along its columns: (chunks, M, kInputChunk), what lies behind the last column unset.
-at::Tensor PackedLinear::chunked(const float* x_MK, int64_t num_rows) const {
+const float* PackedLinear::chunked(const float* x_MK, int64_t num_rows,
+                                   LinearScratch& scratch) const {
   const int64_t num_chunks = (in_features_ + kInputChunk - 1) / kInputChunk;
-  at::Tensor chunks = at::empty({num_chunks, num_rows, kInputChunk}, at::kFloat);
-  auto* to = chunks.mutable_data_ptr<float>();
+  float* const to = scratch.reserve(num_chunks * num_rows * kInputChunk);
   at::parallel_for(0, num_chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kInputChunk;
@@ -174,21 +183,19 @@ at::Tensor PackedLinear::chunked(const float* x_MK, int64_t num_rows) const {
       }
     }
   });
-  return chunks;
+  return to;
 }
 
-void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN,
+void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
                            Epilogue epilogue) const {
   LinearArgs args;
-  at::Tensor chunks;
   args.weight = buffer_.data();
   args.scale = scale_.empty() ? nullptr : scale_.data();
   args.in_features = in_features_;
   args.num_outputs = out_features_;
   args.x = x_MK;
   if (num_rows >= kManyRows && storage_ != Storage::kInt8) {
-    chunks = chunked(x_MK, num_rows);
-    args.x = chunks.const_data_ptr<float>();
+    args.x = chunked(x_MK, num_rows, scratch);
     args.has_chunks = true;
   }
   args.num_rows = num_rows;

@@ -5,12 +5,24 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "vgen/kernels/aligned_buffer.h"
 #include "vgen/kernels/decode_kernels.h"
 
 namespace vgen::kernels {
+
+/// Memory for PackedLinear::forward, owned by who calls it: one per thread. It grows to the largest
+/// call and stays, so a step that was taken before allocates nothing.
+class LinearScratch {
+ public:
+  /// `size` floats of any value, valid until the next call.
+  float* reserve(int64_t size);
+
+ private:
+  AlignedBuffer buffer_;
+};
 
 /// y = x W^T. The sum of an output runs over K in order, whatever M, N and the number of threads
 /// are, so a row's result does not depend on the rows beside it.
@@ -27,9 +39,10 @@ class PackedLinear {
   static PackedLinear swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
                              CpuIsa isa);
 
-  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads, allocates nothing for
-  /// fewer than kManyRows rows. May be called from several threads.
-  void forward(const float* x_MK, int64_t num_rows, float* y_MN,
+  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads; the scratch is all that
+  /// it may allocate, from kManyRows rows on. May be called from several threads, each with a
+  /// scratch of its own.
+  void forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
                Epilogue epilogue = Epilogue::kStore) const;
 
   int64_t in_features() const { return in_features_; }
@@ -38,7 +51,7 @@ class PackedLinear {
   size_t size_bytes() const { return buffer_.size(); }
 
  private:
-  at::Tensor chunked(const float* x_MK, int64_t num_rows) const;
+  const float* chunked(const float* x_MK, int64_t num_rows, LinearScratch& scratch) const;
   void pack(const std::vector<const at::Tensor*>& row_source,
             const std::vector<int64_t>& row_index);
 

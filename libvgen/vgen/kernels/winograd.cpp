@@ -6,14 +6,10 @@
 #include <algorithm>
 
 #include "vgen/kernels/detail/image_kernels.h"
+#include "vgen/kernels/detail/tensor_elements.h"
 
 namespace vgen::kernels {
 namespace {
-
-Pixels pixels_of(const at::Tensor& tensor) {
-  if (!tensor.defined()) return {};
-  return {.data = tensor.data_ptr(), .is_bf16 = tensor.scalar_type() == at::kBFloat16};
-}
 
 WinogradShape shape_of(const at::Tensor& x_BIHW, int64_t out_channels, bool is_upsampled) {
   const int64_t scale = is_upsampled ? 2 : 1;
@@ -34,8 +30,7 @@ at::Tensor floats(int64_t count) { return at::empty({count}, at::kFloat); }
 }  // namespace
 
 bool is_winograd_input(const at::Tensor& x_BCHW) {
-  return x_BCHW.is_cpu() && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
-         (x_BCHW.scalar_type() == at::kFloat || x_BCHW.scalar_type() == at::kBFloat16) &&
+  return has_elements(x_BCHW) && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
          x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
@@ -72,9 +67,9 @@ at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& packed, int
   }
   const at::Tensor bias = bias_O.defined() ? bias_O.contiguous() : bias_O;
   const WinogradForward args{.shape = shape,
-                             .in = pixels_of(x_BIHW),
-                             .out = pixels_of(out_BOHW),
-                             .residual = pixels_of(residual_BOHW),
+                             .in = elements_of(x_BIHW),
+                             .out = elements_of(out_BOHW),
+                             .residual = elements_of(residual_BOHW),
                              .packed = packed.const_data_ptr<float>(),
                              .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr};
   // Blocks of equal size: the last thread has no short rest to wait for.
@@ -107,9 +102,9 @@ at::Tensor winograd_weight_gradient(const at::Tensor& x_BIHW, const at::Tensor& 
   for (int64_t first = 0; first < shape.tiles(); first += kBlock) {
     const int64_t count = std::min(kBlock, shape.tiles() - first);
     at::parallel_for(first, first + count, 8, [&](int64_t begin, int64_t end) {
-      kernels.winograd_input(shape, pixels_of(x_BIHW), first, count, begin, end,
+      kernels.winograd_input(shape, elements_of(x_BIHW), first, count, begin, end,
                              input.mutable_data_ptr<float>());
-      kernels.winograd_gradient(shape, pixels_of(gradient_BOHW), first, count, begin, end,
+      kernels.winograd_gradient(shape, elements_of(gradient_BOHW), first, count, begin, end,
                                 gradient.mutable_data_ptr<float>());
     });
     at::parallel_for(0, kWinogradPoints, 1, [&](int64_t begin, int64_t end) {

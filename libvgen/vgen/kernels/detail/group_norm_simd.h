@@ -1,6 +1,7 @@
 #pragma once
 // Group norm, nearest code; see image_kernels.h. Included by image_<isa>.cpp.
-#include "vgen/kernels/detail/image_simd.h"
+#include "vgen/kernels/detail/float_simd.h"
+#include "vgen/kernels/detail/image_kernels.h"
 
 namespace vgen::kernels {
 namespace {
@@ -8,16 +9,6 @@ namespace {
 template <class T>
 inline const T* pixels_of(const GroupNormShape& shape, Pixels tensor, int64_t image) {
   return static_cast<const T*>(tensor.data) + image * shape.pixels * shape.channels;
-}
-
-/// body(T{}) with T the type of the activations.
-template <class Body>
-inline void by_type(Pixels pixels, const Body& body) {
-  if (pixels.is_bf16) {
-    body(Bf16{});
-  } else {
-    body(float{});
-  }
 }
 
 /// Columns of kWidth * kUnroll channels at a time stay in registers over the pixels of a range.
@@ -47,7 +38,7 @@ inline void sums_of_channels(const T* in, const T* pivots, int64_t channels, int
 void group_norm_sums(const GroupNormShape& shape, Pixels in, int64_t image, int64_t begin,
                      int64_t end, float* sum, float* square_sum) {
   const int64_t channels = shape.channels;
-  by_type(in, [&](auto type) {
+  by_type(in.is_bf16, [&](auto type) {
     using T = decltype(type);
     const T* pixels = pixels_of<T>(shape, in, image);
     int64_t c = 0;
@@ -64,7 +55,7 @@ void group_norm_apply(const GroupNormShape& shape, Pixels in, Pixels out, const 
                       const float* shift, bool has_silu, int64_t image, int64_t begin,
                       int64_t end) {
   const int64_t channels = shape.channels;
-  by_type(in, [&](auto type) {
+  by_type(in.is_bf16, [&](auto type) {
     using T = decltype(type);
     const T* from = pixels_of<T>(shape, in, image);
     T* to = const_cast<T*>(pixels_of<T>(shape, out, image));
@@ -92,7 +83,7 @@ void group_norm_gradient_sums(const GroupNormShape& shape, Pixels in, Pixels gra
                               const float* scale, const float* shift, bool has_silu, int64_t image,
                               int64_t begin, int64_t end, float* sum, float* product_sum) {
   const int64_t channels = shape.channels;
-  by_type(in, [&](auto type) {
+  by_type(in.is_bf16, [&](auto type) {
     using T = decltype(type);
     const T* from = pixels_of<T>(shape, in, image);
     const T* dy = pixels_of<T>(shape, gradient, image);
@@ -118,7 +109,7 @@ void group_norm_gradient(const GroupNormShape& shape, Pixels in, Pixels gradient
                          const float* offset, bool has_silu, int64_t image, int64_t begin,
                          int64_t end) {
   const int64_t channels = shape.channels;
-  by_type(in, [&](auto type) {
+  by_type(in.is_bf16, [&](auto type) {
     using T = decltype(type);
     const T* from = pixels_of<T>(shape, in, image);
     const T* dy = pixels_of<T>(shape, gradient, image);

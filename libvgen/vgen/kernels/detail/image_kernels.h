@@ -7,14 +7,11 @@
 #include <cstdint>
 
 #include "vgen/kernels/cpu_isa.h"
+#include "vgen/kernels/detail/elements.h"
 
 namespace vgen::kernels {
 
-/// Activations: float32, or bfloat16 as its bits. Arithmetic is in float32, rounded once.
-struct Pixels {
-  void* data = nullptr;
-  bool is_bf16 = false;
-};
+using Pixels = Elements;  ///< activations
 
 inline constexpr int64_t kWinogradPoints = 36;  ///< values of a transformed 6 x 6 tile
 inline constexpr int64_t kWinogradTile = 4;     ///< outputs per side of a tile

@@ -1,7 +1,8 @@
 #pragma once
 // Winograd convolution; see image_kernels.h. Included by image_<isa>.cpp.
 // f one of 36 points, I and O input and output channels, "tile" 4 x 4 outputs from 6 x 6 inputs.
-#include "vgen/kernels/detail/image_simd.h"
+#include "vgen/kernels/detail/float_simd.h"
+#include "vgen/kernels/detail/image_kernels.h"
 
 namespace vgen::kernels {
 namespace {

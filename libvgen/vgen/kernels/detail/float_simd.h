@@ -1,15 +1,14 @@
 #pragma once
-// Vectors of float for the image kernels. Included once by image_<isa>.cpp after the width is
-// known; everything is local to that source, so that no function compiled for one instruction set
-// can be linked into another. No templates of the standard library here for the same reason.
+// Vectors of float for the image and row kernels. Included once by image_<isa>.cpp and by
+// rows_<isa>.cpp after the width is known; everything is local to that source, so that no function
+// compiled for one instruction set can be linked into another. No templates of the standard library
+// here for the same reason.
 #ifndef VGEN_SIMD_WIDTH
-#error "image_<isa>.cpp defines VGEN_SIMD_WIDTH"
+#error "the source of an instruction set defines VGEN_SIMD_WIDTH"
 #endif
 
 #include <cstdint>
 #include <cstring>
-
-#include "vgen/kernels/detail/image_kernels.h"
 
 namespace vgen::kernels {
 namespace {
@@ -64,6 +63,16 @@ inline void store_some(T* to, Floats value, int64_t count) {
   T lanes[kWidth];
   store(lanes, value);
   for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
+}
+
+/// body(T{}) with T the type of the elements.
+template <class Body>
+inline void by_type(bool is_bf16, const Body& body) {
+  if (is_bf16) {
+    body(Bf16{});
+  } else {
+    body(float{});
+  }
 }
 
 /// e^x within 2 units in the last place; arguments beyond +-87 are taken as that.

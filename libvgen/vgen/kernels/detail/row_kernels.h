@@ -1,0 +1,76 @@
+#pragma once
+// The inner loops of what a transformer does to rows of activations when it is trained, one table
+// of them per instruction set. All are single-threaded and allocate nothing; ranges of rows are
+// independent of each other. A sum has the order of its row, whatever the range. No LibTorch in
+// here.
+
+#include <cstdint>
+
+#include "vgen/kernels/cpu_isa.h"
+#include "vgen/kernels/detail/elements.h"
+
+namespace vgen::kernels {
+
+struct RmsNormArgs {
+  int64_t columns = 0;
+  float eps = 0;
+  Elements x, y;                  ///< (rows, columns); y has the type of x or is float32
+  const float* weight = nullptr;  ///< (columns)
+  float* rstd = nullptr;          ///< (rows): 1 / sqrt(mean(x^2) + eps)
+};
+
+struct RmsNormGradientArgs {
+  int64_t columns = 0;
+  Elements x, dy, dx;  ///< (rows, columns); dx has the type of x, dy that of the result
+  const float* weight = nullptr;
+  const float* rstd = nullptr;
+};
+
+/// Turns the pairs of `heads` heads at one position.
+struct RotateArgs {
+  Elements in, out;                       ///< of one type
+  int64_t in_stride = 0, out_stride = 0;  ///< elements from head to head
+  int64_t heads = 0, head_dim = 0;
+  const float* rope = nullptr;  ///< (head_dim / 2, 2): cosine, sine
+  bool is_inverse = false;      ///< by the opposite angles
+};
+
+struct SoftmaxRow {
+  float maximum = 0;
+  float exp_sum = 0;  ///< of exp(x - maximum)
+  double total = 0;   ///< of x
+  int64_t best = 0;   ///< the first column that has the maximum; 0 if none has
+};
+
+struct RowKernels {
+  CpuIsa isa;
+
+  /// y = cast(x rstd) weight of rows [begin, end), the cast to the type of x. Writes rstd.
+  void (*rms_norm)(const RmsNormArgs& args, int64_t begin, int64_t end);
+  /// dx of rows [begin, end); weight_gradient (columns) becomes the sum over them.
+  void (*rms_norm_gradient)(const RmsNormGradientArgs& args, int64_t begin, int64_t end,
+                            float* weight_gradient);
+
+  void (*rotate)(const RotateArgs& args);
+
+  /// out = silu(a) b, elements [begin, end), all of one type.
+  void (*swiglu)(Elements a, Elements b, Elements out, int64_t begin, int64_t end);
+  /// da and db, also of that type.
+  void (*swiglu_gradient)(Elements a, Elements b, Elements dy, Elements da, Elements db,
+                          int64_t begin, int64_t end);
+
+  SoftmaxRow (*softmax_row)(Elements row, int64_t columns);
+  /// out = scale exp(x - log_sum) - offset, of the type of the row.
+  void (*softmax_gradient)(Elements row, Elements out, int64_t columns, float log_sum, float scale,
+                           float offset);
+};
+
+/// The best table that is not above `isa` and that this processor runs.
+const RowKernels& row_kernels(CpuIsa isa);
+
+/// The sets that this build has; null where the compiler's target has no such instructions.
+const RowKernels* row_kernels_portable();
+const RowKernels* row_kernels_avx2();
+const RowKernels* row_kernels_avx512();
+
+}  // namespace vgen::kernels
