@@ -169,4 +169,18 @@ TEST_CASE("config: include puts the base under the file", "[core]") {
              Catch::Contains("expected `key: value` lines, found a list"));
 }
 
+TEST_CASE("config: what is not text is no config", "[core]") {
+  CHECK(error_in("name: a\nuse_ema: \x01\n") ==
+        "run.yaml:2: not text: byte 1 is a control character; is this a config?");
+  for (const char* bytes : {"\xff", "\xc3", "\xc3(", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80",
+                            "\xf5\x80\x80\x80", "\xe2\x82", "\x80"}) {
+    CHECK_THAT(error_in(std::string("name: ") + bytes + "\n"), Catch::Contains("is not UTF-8"));
+  }
+  CHECK_THAT(error_in("name: a\rname: b\n"), Catch::Contains("byte 13 is a control character"));
+  CHECK(parse("name: windows\r\n").name == "windows");
+  // Two, three and four bytes.
+  CHECK(parse("name: \xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82\n").name ==
+        "\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82");
+}
+
 }  // namespace vgen

@@ -1,14 +1,17 @@
-// Headers of safetensors, and the index of a sharded checkpoint.
+// Headers of safetensors, what they say of parts, and the index of a sharded checkpoint.
 
 #include <cstdint>
 
 #include "vgen/io/safetensors.h"
+#include "vgen/io/shards.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const vgen::io::FileBytes file{"fuzz", std::as_bytes(std::span(data, size)), nullptr};
   try {
     unsigned sum = 0;
-    for (const auto& tensor : vgen::io::parse_safetensors(file).tensors) {
+    const vgen::io::Safetensors content = vgen::io::parse_safetensors(file);
+    vgen::io::parse_parts(content.metadata);
+    for (const auto& tensor : content.tensors) {
       for (const std::byte b : tensor.array.data) sum += std::to_integer<unsigned>(b);
     }
     volatile unsigned sink = sum;  // the bytes were really read

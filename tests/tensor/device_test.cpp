@@ -19,6 +19,24 @@ TEST_CASE("device: words become devices", "[tensor]") {
              Catch::Contains("this machine has") && Catch::Contains("vgen doctor"));
 }
 
+TEST_CASE("device: each process of a machine takes a GPU of its own", "[tensor]") {
+  for (const std::string text : {"auto", "cuda"}) {
+    INFO(text);
+    CHECK(device_for_local_rank(text, 0, 8) == "cuda:0");
+    CHECK(device_for_local_rank(text, 3, 8) == "cuda:3");
+    CHECK(device_for_local_rank(text, 3, 1) == "cuda:0");  // all that its launcher shows it
+    CHECK(device_for_local_rank(text, 3, 0) == text);
+    CHECK(test::error_of([&] { device_for_local_rank(text, 2, 2); }) ==
+          "device '" + text +
+              "': local rank 2 finds 2 CUDA devices, expected one for each process; start fewer, "
+              "or give --device");
+  }
+  // What the user chose stays.
+  CHECK(device_for_local_rank("cpu", 3, 8) == "cpu");
+  CHECK(device_for_local_rank("cuda:1", 3, 8) == "cuda:1");
+  CHECK(device_for_local_rank("cuda:1", 3, 2) == "cuda:1");
+}
+
 TEST_CASE("device: precisions have names", "[tensor]") {
   for (const char* name : kPrecisionNames) CHECK(precision_name(parse_precision(name)) == name);
   CHECK(test::error_of([] { parse_precision("fp8"); }) ==

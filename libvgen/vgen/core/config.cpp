@@ -255,9 +255,52 @@ const ConfigNode* ConfigNode::find(std::string_view key) const {
   return found == keys.end() ? nullptr : &values[static_cast<size_t>(found - keys.begin())];
 }
 
+namespace {
+
+// Bytes of the UTF-8 character that begins at `at`; 0: there is none (Unicode 15, table 3-7).
+size_t utf8_length(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) {
+    return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U;
+  };
+  const auto follows = [&](size_t i, unsigned low = 0x80, unsigned high = 0xBF) {
+    return byte(i) >= low && byte(i) <= high;
+  };
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return follows(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool fits = follows(1, first == 0xE0 ? 0xA0 : 0x80, first == 0xED ? 0x9F : 0xBF);
+    return fits && follows(2) ? 3 : 0;
+  }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool fits = follows(1, first == 0xF0 ? 0x90 : 0x80, first == 0xF4 ? 0x8F : 0xBF);
+    return fits && follows(2) && follows(3) ? 4 : 0;
+  }
+  return 0;
+}
+
+// YAML is text: UTF-8 without control characters.
+void require_text(std::string_view text, const std::string& name) {
+  int64_t line = 1;
+  for (size_t at = 0; at < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    const bool is_line_end = byte == '\n' || text.substr(at, 2) == "\r\n";
+    const bool is_control = (byte < 0x20 && byte != '\t' && !is_line_end) || byte == 0x7F;
+    const size_t length = is_control ? 0 : utf8_length(text, at);
+    require(length > 0, ErrorCode::kInvalidArgument, name, ":", line, ": not text: byte ",
+            static_cast<int>(byte), is_control ? " is a control character" : " is not UTF-8",
+            "; is this a config?");
+    if (byte == '\n') ++line;
+    at += length;
+  }
+}
+
+}  // namespace
+
 ConfigNode parse_yaml(std::string_view text, const std::string& name) {
   require(text.size() <= kMaxFileSizeBytes, ErrorCode::kInvalidArgument, name, ": larger than ",
           format_bytes(kMaxFileSizeBytes), ": this is not a config");
+  require_text(text, name);
   TreeBuilder builder(name);
   try {
     const std::string document(text);

@@ -18,10 +18,21 @@ c10::Device parse_device(const std::string& text) {
       text == "cuda" || (text.starts_with("cuda:") && parse_int(text.substr(5), index));
   require(is_cuda && index >= 0 && index < 128, ErrorCode::kInvalidArgument, "device '",
           printable(text), "': expected cpu, cuda, cuda:N or auto");
-  const auto num_devices = static_cast<int64_t>(torch::cuda::device_count());
+  const int64_t num_devices = num_cuda_devices();
   require(index < num_devices, ErrorCode::kUnavailable, "device '", text, "': this machine has ",
           num_devices, " CUDA devices that LibTorch can use; `vgen doctor` says why");
   return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)};
+}
+
+int64_t num_cuda_devices() { return static_cast<int64_t>(torch::cuda::device_count()); }
+
+std::string device_for_local_rank(const std::string& text, int64_t local_rank, int64_t num_gpus) {
+  if ((text != "auto" && text != "cuda") || num_gpus == 0) return text;
+  if (num_gpus == 1) return "cuda:0";
+  require(local_rank < num_gpus, ErrorCode::kUnavailable, "device '", text, "': local rank ",
+          local_rank, " finds ", num_gpus,
+          " CUDA devices, expected one for each process; start fewer, or give --device");
+  return str_cat("cuda:", local_rank);
 }
 
 c10::ScalarType parse_precision(const std::string& text) {

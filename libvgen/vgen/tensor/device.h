@@ -11,6 +11,15 @@ namespace vgen {
 /// Error(kInvalidArgument) for another word, Error(kUnavailable) for a device that is not there.
 c10::Device parse_device(const std::string& text);
 
+/// CUDA devices that LibTorch can use.
+int64_t num_cuda_devices();
+
+/// The device of one of several processes of a machine, a GPU for each: "auto" and "cuda" become
+/// "cuda:<local_rank>". Of a single visible GPU that one: launchers such as srun show each process
+/// its own. Every other text stays as it is, and all do without a GPU. num_gpus:
+/// num_cuda_devices(). Throws Error(kUnavailable) for a rank that no GPU is left for.
+std::string device_for_local_rank(const std::string& text, int64_t local_rank, int64_t num_gpus);
+
 /// "fp32", "bf16" or "fp16": the dtype that models compute in. Throws Error(kInvalidArgument).
 c10::ScalarType parse_precision(const std::string& text);
 std::string precision_name(c10::ScalarType dtype);

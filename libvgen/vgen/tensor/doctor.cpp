@@ -36,12 +36,12 @@ std::string proc_value(const std::string& path, const std::string& key) {
   return "";
 }
 
-uint64_t memory_bytes(const std::string& key) {
-  return std::strtoull(proc_value("/proc/meminfo", key).c_str(), nullptr, 10) * 1024;
+uint64_t memory_bytes(const std::string& proc, const std::string& key) {
+  return std::strtoull(proc_value(proc + "/meminfo", key).c_str(), nullptr, 10) * 1024;
 }
 
-bool has_cpu_flag(const std::string& flag) {
-  std::istringstream flags(proc_value("/proc/cpuinfo", "flags"));
+bool has_cpu_flag(const std::string& proc, const std::string& flag) {
+  std::istringstream flags(proc_value(proc + "/cpuinfo", "flags"));
   for (std::string word; flags >> word;) {
     if (word == flag) return true;
   }
@@ -69,38 +69,39 @@ std::string waiting_threads() {
                            : str_cat("OMP_WAIT_POLICY=", policy);
 }
 
-DoctorReport::Section processor(std::vector<std::string>& problems) {
+DoctorReport::Section processor(const std::string& proc, std::vector<std::string>& problems) {
   const auto cores = static_cast<int64_t>(sysconf(_SC_NPROCESSORS_ONLN));
   const int threads = at::get_num_threads();
-  const bool has_amx = has_cpu_flag("amx_bf16"), has_bf16 = has_cpu_flag("avx512_bf16");
+  const auto has = [&](const char* flag) { return has_cpu_flag(proc, flag); };
   DoctorReport::Section section{"processor", {}};
-  section.rows = {{"model", proc_value("/proc/cpuinfo", "model name")},
+  section.rows = {{"model", proc_value(proc + "/cpuinfo", "model name")},
                   {"cores online", str_cat(cores)},
                   {"threads of operators", str_cat(threads)},
-                  {"AVX2", yes_no(has_cpu_flag("avx2"))},
-                  {"AVX-512", yes_no(has_cpu_flag("avx512f"))},
-                  {"AVX-512 bf16", yes_no(has_bf16)},
-                  {"AMX bf16", yes_no(has_amx)},
+                  {"AVX2", yes_no(has("avx2"))},
+                  {"AVX-512", yes_no(has("avx512f"))},
+                  {"AVX-512 bf16", yes_no(has("avx512_bf16"))},
+                  {"AMX bf16", yes_no(has("amx_bf16"))},
                   {"LibTorch's kernels", at::get_cpu_capability()},
                   {"waiting threads", waiting_threads()}};
-  if (!has_cpu_flag("avx2")) {
+  if (!has("avx2")) {
     problems.emplace_back("no AVX2: all CPU work will be slow; use another machine");
   }
   if (threads > cores) {
     problems.push_back(str_cat(threads, " threads on ", cores,
                                " cores: unset OMP_NUM_THREADS or set it to ", cores));
   }
-  if (threads == 1 && cores > 1) {
+  if (threads == 1 && cores > 1 && std::getenv("OMP_NUM_THREADS") != nullptr) {
     problems.push_back(str_cat("1 thread on ", cores,
                                " cores: unset OMP_NUM_THREADS unless one process per core runs"));
   }
   return section;
 }
 
-DoctorReport::Section memory(const std::string& folder, std::vector<std::string>& problems) {
-  const uint64_t available = memory_bytes("MemAvailable");
+DoctorReport::Section memory(const std::string& folder, const std::string& proc,
+                             std::vector<std::string>& problems) {
+  const uint64_t available = memory_bytes(proc, "MemAvailable");
   DoctorReport::Section section{"memory and disk", {}};
-  section.rows = {{"memory", format_bytes(memory_bytes("MemTotal"))},
+  section.rows = {{"memory", format_bytes(memory_bytes(proc, "MemTotal"))},
                   {"memory available", format_bytes(available)}};
   constexpr uint64_t kLowMemoryBytes = uint64_t{2} << 30;
   if (available < kLowMemoryBytes) {
@@ -124,16 +125,32 @@ DoctorReport::Section memory(const std::string& folder, std::vector<std::string>
   return section;
 }
 
+// A GPU that lies idle: its driver is loaded, and nothing here can use it.
+void check_driver(const std::string& proc, const detail::CudaReport& cuda,
+                  std::vector<std::string>& problems) {
+  const std::string path = proc + "/driver/nvidia/version";
+  if (cuda.num_devices > 0 || access(path.c_str(), F_OK) != 0) return;
+  problems.push_back(str_cat(
+      path, ": NVIDIA's driver is loaded, but ",
+      cuda.is_compiled
+          ? "CUDA finds no device (see devices); in a container, pass the GPU through to it"
+          : "this vgen is built without CUDA; to use the GPU install a CUDA toolkit, then run "
+            "scripts/build.sh cuda"));
+}
+
 }  // namespace
 
-DoctorReport diagnose(const std::string& folder) {
+std::string version_text() { return "vgen " VGEN_VERSION ", LibTorch " TORCH_VERSION; }
+
+DoctorReport diagnose(const std::string& folder, const std::string& proc) {
   DoctorReport report;
   set_num_threads(std::getenv("OMP_NUM_THREADS") == nullptr ? 0 : at::get_num_threads());
   detail::CudaReport cuda = detail::report_cuda();
   report.problems = std::move(cuda.problems);
+  check_driver(proc, cuda, report.problems);
   report.sections.push_back(versions(cuda.versions));
-  report.sections.push_back(processor(report.problems));
-  report.sections.push_back(memory(folder, report.problems));
+  report.sections.push_back(processor(proc, report.problems));
+  report.sections.push_back(memory(folder, proc, report.problems));
   report.sections.push_back({"devices", std::move(cuda.devices)});
   return report;
 }

@@ -7,6 +7,9 @@
 
 namespace vgen {
 
+/// "vgen 0.1.0, LibTorch 2.11.0"
+std::string version_text();
+
 struct DoctorReport {
   struct Section {
     std::string title;
@@ -16,8 +19,9 @@ struct DoctorReport {
   std::vector<std::string> problems;  ///< what is misconfigured, and what to do about each
 };
 
-/// Looks at this process and this machine. `folder` is where runs would be written.
-DoctorReport diagnose(const std::string& folder);
+/// Looks at this process and this machine. `folder` is where runs would be written; `proc` is where
+/// the system tells about itself (tests have another one).
+DoctorReport diagnose(const std::string& folder, const std::string& proc = "/proc");
 
 /// A table for people.
 std::string format_report(const DoctorReport& report);

@@ -27,6 +27,7 @@ CudaReport report_cuda() {
   }
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error == cudaSuccess) report.num_devices = num_devices;
   if (error != cudaSuccess || num_devices == 0) {
     report.devices.emplace_back("cpu", "in use");
     report.devices.emplace_back("cuda", str_cat("none: ", cudaGetErrorString(error)));

@@ -3,7 +3,9 @@
 namespace vgen::detail {
 
 CudaReport report_cuda() {
-  return {.versions = {{"CUDA", "not compiled in (VGEN_CUDA=OFF, or no toolkit at build time)"},
+  return {.is_compiled = false,
+          .num_devices = 0,
+          .versions = {{"CUDA", "not compiled in (VGEN_CUDA=OFF, or no toolkit at build time)"},
                        {"NCCL", "not compiled in"}},
           .devices = {{"cpu", "in use"}},
           .problems = {}};
