@@ -1,14 +1,72 @@
 #include "vgen/io/inspect.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <set>
 
 #include "support/support.h"
 #include "vgen/io/json.h"
 #include "vgen/io/npy.h"
 #include "vgen/io/safetensors.h"
+#include "vgen/io/state_dict.h"
 
 using namespace vgen;
 using Catch::Contains;
+
+namespace {
+
+/// The files of weights below a folder. torch-save has files of its own kind, and its own tests.
+std::vector<std::string> checkpoints_below(const std::string& folder) {
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    const std::filesystem::path& path = entry.path();
+    const std::string extension = path.extension().string();
+    const bool is_weights = extension == ".pt" || extension == ".pth" || extension == ".bin" ||
+                            extension == ".safetensors";
+    if (is_weights && path.string().find("/torch-save/") == std::string::npos) {
+      paths.push_back(path.string());
+    }
+  }
+  std::ranges::sort(paths);
+  return paths;
+}
+
+/// Both readers, on all that is in the file: the same names, and bytes of the size that they say.
+void check_checkpoint_file(const std::string& path) {
+  INFO(path);
+  const io::InspectReport report = io::inspect({.path = path, .must_verify = true});
+  const io::StateDict all = io::load_state_dict(path, "all");
+  std::multiset<std::string> listed, loaded;
+  uint64_t listed_bytes = 0, loaded_bytes = 0;
+  for (const io::TensorInfo& tensor : report.tensors) {
+    listed.insert(tensor.name);
+    listed_bytes += tensor.size_bytes;
+  }
+  for (const io::NamedArray& tensor : all.tensors) {
+    loaded.insert(tensor.name);
+    loaded_bytes += tensor.array.data.size();
+  }
+  CHECK(listed == loaded);
+  CHECK(listed_bytes == loaded_bytes);
+  const io::StateDict weights = io::load_state_dict(path);
+  CHECK(weights.tensors.size() >= 3);
+  CHECK(weights.tensors.size() <= all.tensors.size());
+}
+
+}  // namespace
+
+TEST_CASE("inspect: every golden checkpoint is read, listed and verified", "[io][golden]") {
+  const auto paths = checkpoints_below(test::project_path("tests/golden"));
+  CHECK(paths.size() >= 19);
+  for (const std::string& path : paths) check_checkpoint_file(path);
+  // More of them may lie beside the project.
+  const std::string beside = test::project_path("../shared/golden");
+  if (!std::filesystem::is_directory(beside)) return;
+  const auto others = checkpoints_below(beside);
+  CHECK(others.size() >= 30);
+  for (const std::string& path : others) check_checkpoint_file(path);
+}
 
 TEST_CASE("inspect: a training checkpoint, by dict", "[io][golden]") {
   const std::string path = test::golden("torch-save/valid/ckpt_llamagen.pt");

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "vgen/io/detail/sniff.h"
 #include "vgen/io/json.h"
 #include "vgen/io/npy.h"
 #include "vgen/io/safetensors.h"
+#include "vgen/io/shards.h"
 #include "vgen/io/torch_file.h"
 
 namespace vgen::io {
@@ -25,6 +27,14 @@ bool matches(const std::string& name, const std::string& filter) {
     return name.find(filter) != std::string::npos;
   }
   return ::fnmatch(filter.c_str(), name.c_str(), 0) == 0;
+}
+
+// "model.safetensors" of a shard that holds parts of its tensors; other files are whole.
+fs::path whole_file(const fs::path& path) {
+  const auto name = parse_shard_name(path.filename().string());
+  const bool has_parts =
+      name && read_safetensors(path.string()).metadata.contains(std::string(kPartsKey));
+  return has_parts ? path.parent_path() / name->file : path;
 }
 
 class Inspector {
@@ -89,7 +99,11 @@ class Inspector {
     report_.format = "safetensors";
     const Safetensors file = parse_safetensors(bytes);
     for (const auto& [name, array] : file.tensors) add(name, group, array.dtype, array.shape);
+    for (const auto& [name, part] : parse_parts(file.metadata)) {
+      add_text(name, str_cat("from element ", part.begin, " on of ", format_shape(part.shape)));
+    }
     for (const auto& [name, text] : file.metadata) {
+      if (name == kPartsKey) continue;
       add_text(group.empty() ? name : str_cat(group, ": ", name),
                printable(text, kMaxMetadataText));
     }
@@ -129,28 +143,45 @@ class Inspector {
     report_.format = str_cat("sharded ", report_.format);
   }
 
+  // Whose tensors are whole, and in the files beside it.
+  void add_sliced(const std::string& path, const std::string& group) {
+    SlicedFile file(path);
+    for (const SlicedTensor& tensor : file.tensors()) {
+      add(tensor.name, group, tensor.dtype, tensor.shape);
+    }
+    for (const auto& [name, text] : file.metadata()) {
+      add_text(str_cat(group, ": ", name), printable(text, kMaxMetadataText));
+    }
+    for (const FileBytes& bytes : file.opened()) report_.file_bytes += bytes.bytes.size();
+  }
+
   // A checkpoint of a run: its tensor files by name, the scalars of its JSON files.
   void add_folder(const fs::path& folder) {
-    std::vector<fs::path> tensors, texts;
+    std::set<fs::path> tensors, texts;
     for (const auto& entry : fs::directory_iterator(folder)) {
       const fs::path& path = entry.path();
       if (!entry.is_regular_file() || path.filename().string().starts_with('.')) continue;
-      if (path.extension() == ".safetensors") tensors.push_back(path);
-      if (path.extension() == ".json") texts.push_back(path);
+      if (path.extension() == ".safetensors") tensors.insert(whole_file(path));
+      if (path.extension() == ".json") texts.insert(path);
     }
     require(!tensors.empty(), ErrorCode::kNotFound, folder.string(),
             ": a folder without .safetensors files, expected a checkpoint such as "
             "RUN/checkpoints/step_0001000");
-    std::ranges::sort(tensors);
-    std::ranges::sort(texts);
-    for (const fs::path& path : tensors) add_file(path.string(), path.filename().string());
+    for (const fs::path& path : tensors) {
+      const std::string name = path.filename().string();
+      if (fs::exists(path)) {
+        add_file(path.string(), name);
+      } else {
+        add_sliced(path.string(), name);
+      }
+    }
     for (const fs::path& path : texts) add_scalars(path);
     report_.format = "checkpoint folder";
   }
 
   void add_scalars(const fs::path& path) {
     try {
-      const Json root = parse_json(read_text_file(path.string()));
+      const Json root = parse_json(read_text_file(path.string(), kMaxIndexBytes), kIndexLimits);
       for (const auto& [name, value] : root.members) {
         if (value.kind == Json::Kind::kObject || value.kind == Json::Kind::kArray) continue;
         add_text(str_cat(path.filename().string(), ": ", name),

@@ -34,8 +34,10 @@ struct InspectReport {
 };
 
 /// Reads .safetensors, .pt/.pth/.bin, .npy, .npz, the index of a sharded checkpoint, or a folder
-/// with such files (a checkpoint of a run). Only headers are read, unless verification is asked
-/// for. Throws like the readers.
+/// with such files (a checkpoint of a run). In a folder the tensors that lie in shards
+/// (io/shards.h) are listed whole, under "model.safetensors"; of one shard alone its rows are, and
+/// as metadata where they belong. Only headers are read, unless verification is asked for. Throws
+/// like the readers.
 InspectReport inspect(const InspectConfig& config);
 
 /// A table, the totals per group, the metadata.

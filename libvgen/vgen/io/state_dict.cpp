@@ -7,6 +7,7 @@
 #include "vgen/core/log.h"
 #include "vgen/io/detail/sniff.h"
 #include "vgen/io/npy.h"
+#include "vgen/io/shards.h"
 #include "vgen/io/torch_file.h"
 
 namespace vgen::io {
@@ -123,8 +124,19 @@ StateDict from_npz(const FileBytes& bytes) {
   return result;
 }
 
+// Of rows that are parts of tensors, the tensors: from this file and those beside it.
+StateDict from_parts(const fs::path& path) {
+  const auto name = parse_shard_name(path.filename().string());
+  require(name.has_value(), ErrorCode::kDataCorrupt, "holds parts of tensors ('", kPartsKey,
+          "'), but is not named as one of several files, such as ",
+          shard_name("model.safetensors", 1, 2));
+  SlicedFile file((path.parent_path() / name->file).string());
+  return read_whole(file);
+}
+
 StateDict from_safetensors(const FileBytes& bytes) {
   Safetensors file = parse_safetensors(bytes);
+  if (file.metadata.contains(std::string(kPartsKey))) return from_parts(bytes.name);
   return {.tensors = std::move(file.tensors),
           .metadata = std::move(file.metadata),
           .key = "",
@@ -188,7 +200,7 @@ std::string choose_in_folder(const fs::path& folder, const std::string& key) {
          {stem + ".safetensors.index.json", stem + ".safetensors",
           std::string("pytorch_model.bin.index.json"), std::string("pytorch_model.bin")}) {
       if (stem != "model" && !name.starts_with(stem)) continue;
-      if (fs::is_regular_file(folder / name)) return (folder / name).string();
+      if (has_tensor_file((folder / name).string())) return (folder / name).string();
       tried.push_back(name);
     }
   }
@@ -203,12 +215,30 @@ const Array* StateDict::find(std::string_view name) const {
   return found == tensors.end() ? nullptr : &found->array;
 }
 
+StateDict read_whole(SlicedFile& file) {
+  StateDict state{.tensors = {}, .metadata = file.metadata(), .key = "", .source = file.path()};
+  for (const SlicedTensor& tensor : file.tensors()) {
+    state.tensors.push_back({tensor.name, file.whole(tensor)});
+  }
+  for (const FileBytes& bytes : file.opened()) {
+    const bool is_held = std::ranges::any_of(state.tensors, [&](const NamedArray& tensor) {
+      return tensor.array.owner == bytes.owner;
+    });
+    if (is_held) state.mappings.push_back(bytes.bytes);  // else it is unmapped on return
+  }
+  return state;
+}
+
 StateDict load_state_dict(const std::string& path, const std::string& key) {
   if (fs::is_directory(path)) return load_state_dict(choose_in_folder(path, key), "auto");
+  if (!fs::exists(path) && has_tensor_file(path)) {
+    SlicedFile file(path);
+    return read_whole(file);
+  }
   const FileBytes bytes = map_file(path);
   try {
     StateDict state = load_file(bytes, key);
-    state.mappings.push_back(bytes.bytes);
+    if (state.source == path) state.mappings.push_back(bytes.bytes);  // else it was one shard
     return state;
   } catch (Error& error) {
     if (!std::string_view(error.what()).starts_with(path)) error.add_context(path);

@@ -21,9 +21,12 @@ struct StateDict {
   const Array* find(std::string_view name) const;
 };
 
+class SlicedFile;
+
 /// Reads .safetensors, .pt/.pth/.bin (zip and legacy), .npz, the index of a sharded checkpoint
-/// (*.index.json), or a folder that holds model.safetensors or such an index. The format is told by
-/// the content. Nothing in a file is ever executed.
+/// (*.index.json), or a folder that holds model.safetensors or such an index. model.safetensors may
+/// be in shards (io/shards.h): its own name or that of one shard reads them all. The format is told
+/// by the content. Nothing in a file is ever executed.
 ///
 /// `key` says which dict of a .pt file to take:
 ///   "auto"      the file itself if it maps names to tensors, else the first of: model, module
@@ -36,5 +39,8 @@ struct StateDict {
 /// Throws Error: kNotFound (no file, no such key; the keys that exist are listed), kDataCorrupt
 /// (damaged or hostile, see the readers), kUnavailable.
 StateDict load_state_dict(const std::string& path, const std::string& key = "auto");
+
+/// All tensors of a file that may be in shards.
+StateDict read_whole(SlicedFile& file);
 
 }  // namespace vgen::io
