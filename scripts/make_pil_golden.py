@@ -30,17 +30,24 @@ def fnv(data):
     return f"{value:016x}"
 
 
-def png16(pixels):
-    """16-bit RGB, which Pillow reads but does not write."""
+def png(pixels, dtype, passes):
+    """RGB, from what Pillow reads but does not write."""
     height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    rows = b"".join(b"\0" + row.astype(dtype).tobytes()
+                    for x, y, dx, dy in passes for row in pixels[y::dy, x::dx])
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    depth = 8 * np.dtype(dtype).itemsize
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, int(len(passes) > 1))
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) +
             chunk(b"IEND", b""))
+
+
+WHOLE = [(0, 0, 1, 1)]
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+         (0, 1, 1, 2)]
 
 
 def small_files():
@@ -81,8 +88,9 @@ def small_files():
         image.save(buffer, **options)
         (OUT / name).write_bytes(buffer.getvalue())
     deep = np.random.default_rng(0).integers(0, 65536, (7, 9, 3))
-    (OUT / "rgb16.png").write_bytes(png16(deep))
-    return sorted([*files, "rgb16.png"])
+    (OUT / "rgb16.png").write_bytes(png(deep, ">u2", WHOLE))
+    (OUT / "interlaced.png").write_bytes(png(np.array(rgb), "u1", ADAM7))
+    return sorted([*files, "rgb16.png", "interlaced.png"])
 
 
 def center_crop(image, size):

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 torch_version=2.11.0
 packages=(g++ cmake ninja-build ccache git python3 python3-venv ca-certificates
-  libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libjpeg62-turbo-dev
+  libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev libjpeg62-turbo-dev libpng-dev
   libyaml-cpp-dev libspdlog-dev libcli11-dev catch2 nlohmann-json3-dev libarchive-dev zlib1g-dev
   libdeflate-dev libgloo-dev)
 

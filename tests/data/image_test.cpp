@@ -1,14 +1,20 @@
 #include "vgen/data/image.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <sstream>
+#include <thread>
 
 #include "data/data_support.h"
 #include "support/support.h"
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
+#include "vgen/data/detail/quiet_cerr.h"
 #include "vgen/data/resample.h"
 #include "vgen/data/transforms.h"
 
@@ -69,7 +75,7 @@ TEST_CASE("image: decoding, resizing and crops equal Pillow's to the last bit", 
     CHECK(test::hash_of(result) == hash);
     ++count;
   }
-  CHECK(count == 143);
+  CHECK(count == 144);
 }
 
 TEST_CASE("image: the format comes from the content", "[data]") {
@@ -77,6 +83,7 @@ TEST_CASE("image: the format comes from the content", "[data]") {
   for (const auto& [file, format] : {std::pair{"cmyk.jpg", "jpeg"},
                                      {"progressive.jpg", "jpeg"},
                                      {"palette.png", "png"},
+                                     {"interlaced.png", "png"},
                                      {"lossy.webp", "webp"},
                                      {"lossless_alpha.webp", "webp"},
                                      {"rgb.bmp", "bmp"},
@@ -108,7 +115,14 @@ TEST_CASE("image: damaged files are errors, never pictures", "[data]") {
     CHECK(decode_error(jpeg.substr(0, size)) == "JPEG is truncated");
   }
   CHECK(decode_error(jpeg.substr(0, 20)) == "jpeg header is damaged or truncated");
-  for (const char* name : {"alpha.png", "lossy.webp", "rgb.bmp", "rgb.ppm", "lzw.tif"}) {
+  const std::string png = small_file("palette.png");
+  for (const size_t size : {png.size() - 1, png.size() / 2, png.find("IDAT") + 6}) {
+    CHECK(decode_error(png.substr(0, size)) == "PNG is truncated");
+  }
+  std::string changed = png;
+  changed[png.find("IDAT") + 20] ^= 1;
+  CHECK_THAT(decode_error(changed), Catch::StartsWith("PNG is damaged: IDAT: "));
+  for (const char* name : {"lossy.webp", "rgb.bmp", "rgb.ppm", "lzw.tif"}) {
     const std::string file = small_file(name);
     INFO(name);
     CHECK_THAT(decode_error(file.substr(0, file.size() / 2)), Catch::Contains("damaged"));
@@ -119,8 +133,8 @@ TEST_CASE("image: damaged files are errors, never pictures", "[data]") {
 }
 
 TEST_CASE("image: any cut or changed byte is an error or an image", "[data]") {
-  for (const char* name : {"cmyk.jpg", "progressive.jpg", "palette.png", "lossless_alpha.webp",
-                           "palette.bmp", "grey.pgm", "lzw.tif"}) {
+  for (const char* name : {"cmyk.jpg", "progressive.jpg", "palette.png", "interlaced.png",
+                           "lossless_alpha.webp", "palette.bmp", "grey.pgm", "lzw.tif"}) {
     const std::string file = small_file(name);
     for (size_t i = 0; i < file.size(); i += 7) {
       std::string changed = file;
@@ -135,6 +149,31 @@ TEST_CASE("image: any cut or changed byte is an error or an image", "[data]") {
       }
     }
   }
+}
+
+TEST_CASE("image: of std::cerr only what a codec writes is lost", "[data]") {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    {
+      const detail::QuietCerr quiet;
+      std::cerr << "lost " << 1 << std::endl;
+      std::thread([] { std::cerr << "another thread " << 2 << '\n'; }).join();
+    }
+    std::cerr << "afterwards" << std::endl;
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text;
+  char buffer[256];
+  for (ssize_t size = 0; (size = read(ends[0], buffer, sizeof(buffer))) > 0;) {
+    text.append(buffer, static_cast<size_t>(size));
+  }
+  close(ends[0]);
+  REQUIRE(waitpid(child, nullptr, 0) == child);
+  CHECK(text == "another thread 2\nafterwards\n");
 }
 
 TEST_CASE("image: huge declared sizes are refused before memory is taken", "[data]") {

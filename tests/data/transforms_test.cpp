@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "data/data_support.h"
 #include "support/support.h"
@@ -35,6 +36,34 @@ torch::Tensor golden_tensor(const std::string& name) {
 
 bool same(const Image& a, const Image& b) {
   return a.width == b.width && a.height == b.height && a.rgb == b.rgb;
+}
+
+/// LlamaGen's steps one after the other: halves by BOX as long as twice the target is there, then
+/// BICUBIC to the target.
+Image shorter_side_to(Image image, int64_t target) {
+  while (std::min(image.width, image.height) >= 2 * target) {
+    image = resize(image, image.width / 2, image.height / 2, Filter::kBox);
+  }
+  const double ratio =
+      static_cast<double>(target) / static_cast<double>(std::min(image.width, image.height));
+  return resize(image, std::lrint(static_cast<double>(image.width) * ratio),
+                std::lrint(static_cast<double>(image.height) * ratio), Filter::kBicubic);
+}
+
+/// What a random crop draws: the shorter side, then the corner.
+struct Draws {
+  int64_t target = 0, y = 0, x = 0;
+};
+
+Draws draw(Rng rng, const Image& image, int64_t size, const RandomCrop& options) {
+  Draws draws;
+  draws.target =
+      rng.between(static_cast<int64_t>(std::ceil(static_cast<double>(size) / options.max_frac)),
+                  static_cast<int64_t>(std::ceil(static_cast<double>(size) / options.min_frac)));
+  const Image resized = shorter_side_to(image, draws.target);
+  draws.y = rng.between(0, resized.height - size);
+  draws.x = rng.between(0, resized.width - size);
+  return draws;
 }
 
 }  // namespace
@@ -123,6 +152,60 @@ TEST_CASE("transforms: random crops stay inside and repeat with their seed", "[d
   }
   Rng rng(7, Purpose::kAugment);
   CHECK_FALSE(same(random_crop(image, 16, {}, rng), random_crop(image, 16, {}, rng)));
+}
+
+TEST_CASE("transforms: the official random crops, given the same draws", "[data][golden]") {
+  // What Python's random draws after random.seed(6000 + i), as the golden files were made.
+  const Draws golden[] = {{34, 1, 5}, {53, 35, 5}, {69, 3, 4}};
+  const int64_t sizes[] = {32, 48, 64};
+  for (int i = 0; i < 3; ++i) {
+    INFO("image " << i);
+    const Image image = golden_image(str_cat("rgb_", i, ".npy"));
+    const Image resized = shorter_side_to(image, golden[i].target);
+    const auto draws_same = [&](Rng rng) {  // cheap: nearly all streams differ in the first number
+      return rng.between(sizes[i], (5 * sizes[i] + 3) / 4) == golden[i].target &&
+             rng.between(0, resized.height - sizes[i]) == golden[i].y &&
+             rng.between(0, resized.width - sizes[i]) == golden[i].x;
+    };
+    uint64_t stream = 0;
+    while (stream < 1'000'000 && !draws_same(Rng(0, Purpose::kTest, 0, stream))) ++stream;
+    REQUIRE(stream < 1'000'000);
+    Rng rng(0, Purpose::kTest, 0, stream);
+    CHECK(same(random_crop(image, sizes[i], {}, rng),
+               golden_image(str_cat("random_crop_", i, ".npy"))));
+  }
+}
+
+TEST_CASE("transforms: a random crop is halving, resizing and cutting at what was drawn",
+          "[data]") {
+  const Image wide = test::make_picture(97, 61, 3), tall = test::make_picture(18, 40, 4);
+  struct Case {
+    RandomCrop options;
+    int64_t least = 0, most = 0;  // of the shorter side, for a crop of 12
+  };
+  for (const auto& [options, least, most] :
+       {Case{{}, 12, 15}, Case{{.min_frac = 0.7, .max_frac = 0.9}, 14, 18}}) {
+    for (const Image& image : {wide, tall}) {
+      int64_t smallest = most, largest = least;
+      bool is_at_start = false, is_at_end = false;
+      for (uint64_t i = 0; i < 300; ++i) {
+        Rng rng(11, Purpose::kTest, 0, i);
+        const Draws draws = draw(rng, image, 12, options);
+        const Image resized = shorter_side_to(image, draws.target);
+        INFO("stream " << i << ": " << draws.target << ", " << draws.y << ", " << draws.x);
+        REQUIRE(
+            same(random_crop(image, 12, options, rng), crop(resized, {draws.x, draws.y, 12, 12})));
+        smallest = std::min(smallest, draws.target);
+        largest = std::max(largest, draws.target);
+        is_at_start |= draws.y == 0 && draws.x == 0;
+        is_at_end |= draws.y == resized.height - 12 && draws.x == resized.width - 12;
+      }
+      CHECK(smallest == least);
+      CHECK(largest == most);
+      CHECK(is_at_start);
+      CHECK(is_at_end);
+    }
+  }
 }
 
 TEST_CASE("transforms: a random crop that may only be the whole square is the centre crop",

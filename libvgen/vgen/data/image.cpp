@@ -9,6 +9,8 @@
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/detail/jpeg.h"
+#include "vgen/data/detail/png.h"
+#include "vgen/data/detail/quiet_cerr.h"
 
 namespace vgen::data {
 namespace {
@@ -26,6 +28,7 @@ Image decode_with_opencv(std::span<const std::byte> file, const std::string& for
   const cv::Mat bytes(1, static_cast<int>(file.size()), CV_8UC1,
                       const_cast<std::byte*>(file.data()));  // imdecode only reads
   cv::Mat bgr;
+  const detail::QuietCerr quiet;
   try {
     bgr = cv::imdecode(bytes, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
   } catch (const cv::Exception& error) {
@@ -61,6 +64,7 @@ Image decode_image(std::span<const std::byte> file, int64_t max_pixels, int64_t 
   const ImageInfo info = probe_image(file);
   detail::check_pixels(info.width, info.height, max_pixels);
   if (info.format == "jpeg") return detail::decode_jpeg(file, max_pixels, needed_side);
+  if (info.format == "png") return detail::decode_png(file);
   require(file.size() <= size_t{1} << 30, ErrorCode::kDataCorrupt, info.format, " file of ",
           format_bytes(file.size()), ": at most 1 GiB is read");
   return decode_with_opencv(file, info.format);

@@ -6,7 +6,8 @@
 // converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored. Two
 // differences: PIL clips 16-bit grey to white, here its high byte counts too; the colour of a TIFF
 // with alpha comes multiplied by it. JPEG goes through libjpeg-turbo with the settings that PIL
-// uses, the others through OpenCV. All functions may be called from any thread.
+// uses, PNG through libpng, the others through OpenCV. All functions may be called from any thread,
+// and none prints: what a codec says of a damaged file is in the Error or is dropped.
 
 #include <cstddef>
 #include <cstdint>

@@ -8,8 +8,8 @@
 // Broken images (unreadable, damaged, smaller than `min_side`): `on_broken: fail` hands the error
 // to the consumer. `skip` leaves the sample out, and the batch takes the following samples of the
 // order: nothing is shown twice, batches stay full, an epoch is shorter by what was skipped. Each
-// one is counted, and logged with its path the first time. When a whole epoch of a rank holds no
-// readable image, that is an error in both cases.
+// one is counted, and logged with its path the first time. A training epoch of a rank without a
+// full batch and a validation pass without a readable image are errors in both cases.
 
 #include <ATen/core/Tensor.h>
 

@@ -107,6 +107,7 @@ void Pipeline::assemble() {
     if (slot->broken) {
       if (!config_.skips_broken) throw *slot->broken;
       calls_.report_broken(slot->item, *slot->broken);
+      if (!open.first_broken) open.first_broken = *slot->broken;
       ++open.broken;
       continue;
     }
@@ -127,14 +128,23 @@ void Pipeline::begin_epoch(Open& open, const StreamItem& item) {
   open.size = 0;
   open.epoch = item.position.epoch;
   open.began_epoch = item.position.sample == 0;
-  open.full_batches = 0;
+  open.batches = 0;
+  open.first_broken.reset();
 }
 
+/// An endless stream must not search without end. A single pass is content with one image: without
+/// a batch all of its images were broken.
 void Pipeline::check_epoch(const Open& open) const {
-  require(!open.began_epoch || open.full_batches > 0, ErrorCode::kDataCorrupt, config_.where,
-          ": epoch ", open.epoch, " gave no full batch of ", config_.batch_size, ": ", open.broken,
-          " of ", config_.samples_per_epoch,
-          " images are broken (see the log); run `vgen data verify` on it");
+  if (!open.began_epoch || open.batches > 0) return;
+  if (config_.is_endless) {
+    throw_error(ErrorCode::kDataCorrupt, config_.where, ": epoch ", open.epoch,
+                " gave no full batch of ", config_.batch_size, ": ", open.broken, " of ",
+                config_.samples_per_epoch,
+                " images are broken (see the log); run `vgen data verify` on it");
+  }
+  if (config_.samples_per_epoch == 1) throw *open.first_broken;
+  throw_error(ErrorCode::kDataCorrupt, config_.where, ": none of ", config_.samples_per_epoch,
+              " images can be read; the first: ", open.first_broken->what());
 }
 
 void Pipeline::add(Open& open, Slot slot) {
@@ -165,7 +175,7 @@ void Pipeline::push(Open& open) {
   open.batch = {};
   open.size = 0;
   open.broken = 0;
-  ++open.full_batches;
+  ++open.batches;
   std::unique_lock lock(mutex_);
   batch_taken_.wait(lock, [this] {
     return is_stopping_ || static_cast<int64_t>(ready_.size()) < config_.prefetch_batches;

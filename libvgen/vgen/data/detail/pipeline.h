@@ -103,8 +103,9 @@ class Pipeline {
     int64_t size = 0;
     int64_t epoch = -1;
     bool began_epoch = false;  // its first sample was seen: an empty epoch is an error
-    int64_t full_batches = 0;  // of the epoch
+    int64_t batches = 0;       // of the epoch
     int64_t broken = 0;
+    std::optional<Error> first_broken;  // of the epoch
     LoaderPosition next;
   };
 
