@@ -1,8 +1,16 @@
 #include "support/torch_support.h"
 
+#include <iostream>
 #include <sstream>
 
 namespace vgen::test {
+
+bool lacks_cuda() {
+  if (torch::cuda::is_available()) return false;
+  std::cout << "skipped: no CUDA device: " << Catch::getResultCapture().getCurrentTestName()
+            << std::endl;
+  return true;
+}
 
 AllClose::AllClose(torch::Tensor expected, Tolerance tolerance)
     : expected_(std::move(expected)), tolerance_(tolerance) {}

@@ -8,6 +8,10 @@
 
 namespace vgen::test {
 
+/// Begins a [cuda] case: `if (test::lacks_cuda()) return;`. Without a CUDA device it prints
+/// "skipped: no CUDA device", by which CTest shows the entry ROOM_cuda as skipped.
+bool lacks_cuda();
+
 /// |actual - expected| <= absolute + relative * |expected|, for every element.
 struct Tolerance {
   double absolute = 0;

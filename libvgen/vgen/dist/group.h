@@ -1,0 +1,124 @@
+#pragma once
+// The processes of a run, or some of them, and what they do together: c10d's collectives (NCCL for
+// tensors on CUDA, Gloo for those on the CPU) with errors that say which rank is at fault.
+//
+// Collectives are called by every rank of the group, in the same order, with tensors of the same
+// shape and dtype, and by one thread at a time. A group whose collective failed is of no more use.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "vgen/dist/launch.h"
+
+namespace c10d {
+class ProcessGroup;
+class Store;
+class Work;
+}  // namespace c10d
+
+namespace vgen::dist {
+
+class Group;
+
+/// A collective under way. Its tensors belong to it until wait() has returned.
+class Pending {
+ public:
+  Pending();
+  Pending(Group* group, std::string what, c10::intrusive_ptr<c10d::Work> work,
+          std::vector<at::Tensor> tensors);
+  ~Pending();
+  Pending(Pending&&) noexcept;
+  Pending& operator=(Pending&&) noexcept;
+
+  /// Until the result is there (on CUDA: until the current stream has it). Nothing for a second
+  /// call. Throws Error(kUnavailable): what failed and which rank is at fault.
+  void wait();
+  bool is_done() const { return work_ == nullptr; }
+
+ private:
+  Group* group_ = nullptr;
+  std::string what_;
+  c10::intrusive_ptr<c10d::Work> work_;
+  std::vector<at::Tensor> tensors_;
+};
+
+/// What a group has moved so far.
+struct Traffic {
+  int64_t bytes = 0;        ///< of the tensors that this rank gave
+  double wait_seconds = 0;  ///< that this rank stood still for a collective
+};
+
+class Group {
+ public:
+  /// Meets the other ranks at launch.master_addr. `identity` is what has to be the same on all (the
+  /// version, the config): a rank with another one is named. Throws Error(kUnavailable) with the
+  /// ranks that did not arrive within the time, or (kInvalidArgument) with those that differ.
+  static std::unique_ptr<Group> join(const Launch& launch, const std::string& identity,
+                                     int64_t timeout_ms, c10::DeviceType device);
+  /// Of ranks that share a store: threads of one process, in tests. CPU only.
+  static std::unique_ptr<Group> join(c10::intrusive_ptr<c10d::Store> store, int64_t rank,
+                                     int64_t size, int64_t timeout_ms,
+                                     const std::string& identity = "");
+  /// One process: every collective is the identity.
+  static std::unique_ptr<Group> alone();
+  ~Group();
+
+  int64_t rank() const { return rank_; }
+  int64_t size() const { return size_; }
+
+  /// The ranks of the same `color`, ordered as here. Collective over this group, which has to
+  /// outlive the new one.
+  std::unique_ptr<Group> split(int64_t color);
+
+  void broadcast(const at::Tensor& tensor, int64_t root = 0);
+  void all_reduce_sum(const at::Tensor& tensor);
+  void barrier();
+  /// The text of every rank, in their order.
+  std::vector<std::string> all_gather_text(const std::string& text);
+
+  Pending start_all_reduce_sum(const at::Tensor& tensor);
+  /// out: size() times the elements of `in`, rank after rank. Both contiguous, of one dtype; `in`
+  /// may be this rank's part of `out`.
+  Pending start_all_gather(const at::Tensor& out, const at::Tensor& in);
+  /// out: this rank's part of the sum of every rank's `in`.
+  Pending start_reduce_scatter_sum(const at::Tensor& out, const at::Tensor& in);
+
+  const Traffic& traffic() const { return traffic_; }
+
+  /// Throws Error(kUnavailable): `what` failed because of `why`, and which rank is at fault.
+  [[noreturn]] void fail(const std::string& what, const std::string& why);
+  /// Tells the others why this rank ends, so that their errors name it. Never throws.
+  void report_failure(const std::string& message) noexcept;
+  /// After a failure: lets go of the connections without waiting for what is still under way.
+  void abandon() noexcept;
+
+  /// For c10d's own reducer.
+  const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const { return process_group_; }
+
+ private:
+  friend class Pending;
+  Group(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size);
+  void connect(const std::string& name);
+  Pending start(const std::string& what, const at::Tensor& given, std::vector<at::Tensor> tensors,
+                const std::function<c10::intrusive_ptr<c10d::Work>()>& call);
+
+  c10::intrusive_ptr<c10d::Store> store_;
+  int64_t rank_ = 0;
+  int64_t size_ = 1;
+  int64_t timeout_ms_ = 0;
+  int64_t num_splits_ = 0;
+  int64_t num_texts_ = 0;
+  c10::DeviceType device_;
+  std::vector<std::string> hosts_;   ///< of each rank, for messages
+  std::string address_, interface_;  ///< of this host, towards the others
+  Group* world_ = nullptr;           ///< of a part: where it was split from
+  c10::intrusive_ptr<c10d::ProcessGroup> process_group_;
+  Traffic traffic_;
+};
+
+}  // namespace vgen::dist

@@ -1,0 +1,560 @@
+#include "vgen/dist/sharded.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/torch.h>
+
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "support/ranks.h"
+#include "support/support.h"
+#include "support/torch_support.h"
+#include "vgen/core/error.h"
+#include "vgen/tensor/autocast.h"
+
+using namespace vgen;
+using Catch::Matchers::Contains;
+using dist::ParallelConfig;
+using dist::PhaseModel;
+using dist::Strategy;
+
+namespace {
+
+/// Odd sizes on purpose: 7 x 5, 3 and 1 elements; `spare` has no part in the result.
+struct LayerImpl : torch::nn::Module {
+  LayerImpl(int64_t dim, int64_t hidden) {
+    up = register_module("up", torch::nn::Linear(dim, hidden));
+    gain = register_parameter("gain", torch::empty({3}));
+    spare = register_parameter("spare", torch::empty({3, 2}));
+    down = register_module("down", torch::nn::Linear(hidden, dim));
+    shift = register_parameter("shift", torch::empty({}));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return x + gain.sum() * down(torch::tanh(up(x))) + shift;
+  }
+  torch::nn::Linear up{nullptr}, down{nullptr};
+  torch::Tensor gain, spare, shift;
+};
+TORCH_MODULE(Layer);
+
+struct Shape {
+  int64_t in = 4, dim = 7, hidden = 5, num_layers = 3, out = 2;
+};
+
+/// Layers as blocks, a matrix before and one after them.
+struct TowerImpl : torch::nn::Module {
+  TowerImpl(const Shape& shape, uint64_t seed) {
+    first = register_module("first", torch::nn::Linear(shape.in, shape.dim));
+    for (int64_t i = 0; i < shape.num_layers; ++i) {
+      layers.push_back(
+          register_module("layer" + std::to_string(i), Layer(shape.dim, shape.hidden)));
+    }
+    extra = register_parameter("extra", torch::empty({5}));  // has no part in the result
+    last = register_module("last", torch::nn::Linear(shape.dim, shape.out));
+    const torch::NoGradGuard no_grad;
+    const auto generator = at::detail::createCPUGenerator(seed);
+    const double bound = 1 / std::sqrt(static_cast<double>(shape.dim));
+    for (auto& parameter : parameters()) parameter.uniform_(-bound, bound, generator);
+  }
+  torch::Tensor forward(torch::Tensor x) {
+    x = first(x);
+    for (const Layer& layer : layers) {
+      x = run_block(*layer, {x}, [layer = layer](const std::vector<at::Tensor>& inputs) mutable {
+        return layer(inputs[0]);
+      });
+    }
+    return last(x);
+  }
+  PhaseModel model() {
+    PhaseModel model;
+    for (const auto& item : named_parameters()) {
+      model.names.push_back(item.key());
+      model.parameters.push_back(item.value());
+    }
+    for (const Layer& layer : layers) model.blocks.push_back(layer.ptr());
+    return model;
+  }
+  torch::nn::Linear first{nullptr}, last{nullptr};
+  torch::Tensor extra;
+  std::vector<Layer> layers;
+};
+TORCH_MODULE(Tower);
+
+struct Setup {
+  ParallelConfig parallel = {};
+  int64_t ranks = 1;
+  int64_t grad_accum_steps = 1;
+  double max_norm = 0.5;
+  int64_t steps = 20;
+  c10::ScalarType compute_dtype = c10::kFloat;
+  Shape shape = {};
+};
+
+ParallelConfig parallel(const std::string& strategy, int64_t shard_ranks = 0) {
+  ParallelConfig config;
+  config.strategy = strategy;
+  config.shard_ranks = shard_ranks;
+  return config;
+}
+
+struct Run {
+  std::vector<double> losses, norms;
+  std::vector<torch::Tensor> parameters;  ///< whole, after the last step
+  dist::MemoryUse memory;
+  int64_t part_bytes = 0;
+};
+
+/// Sharded or the class for one process.
+std::unique_ptr<Strategy> strategy_of(const Setup& setup, std::unique_ptr<dist::Group> group) {
+  return dist::make_strategy(setup.ranks == 1 ? parallel("none") : setup.parallel, std::move(group),
+                             setup.compute_dtype, /*ranks_per_host=*/2);
+}
+
+std::vector<torch::Tensor> values_of(const std::vector<dist::ParameterPart>& parts) {
+  std::vector<torch::Tensor> values;
+  for (const auto& part : parts) values.push_back(part.values);
+  return values;
+}
+
+/// Samples of a micro-batch that are this rank's; all ranks together have 12.
+torch::Tensor own_rows(const torch::Tensor& rows, const Strategy& strategy, int64_t rank) {
+  const int64_t count = rows.size(0) / strategy.world_size();
+  return rows.narrow(0, rank * count, count);
+}
+
+/// One optimizer on the parts of a phase.
+class PhaseTrainer {
+ public:
+  PhaseTrainer(Strategy& strategy, size_t phase)
+      : strategy_(strategy),
+        phase_(phase),
+        optimizer_(values_of(strategy.parts(phase)),
+                   torch::optim::AdamWOptions(0.01).weight_decay(0.1)) {}
+
+  /// loss(i) of each micro-batch. Adds to run.losses and run.norms.
+  void step(const Setup& setup, const std::function<torch::Tensor(int64_t i)>& loss, Run& run) {
+    const double count = static_cast<double>(setup.grad_accum_steps);
+    torch::Tensor total = torch::zeros({1});
+    for (int64_t i = 0; i < setup.grad_accum_steps; ++i) {
+      strategy_.begin();
+      torch::Tensor share;
+      {
+        const BlockRunnerGuard guard(strategy_.runner());
+        const Autocast autocast(c10::kCPU, setup.compute_dtype);
+        share = loss(i) / count;
+      }
+      strategy_.backward(phase_, share, /*sync_gradients=*/i + 1 == setup.grad_accum_steps);
+      total += share.detach();
+    }
+    strategy_.end();
+    run.norms.push_back(strategy_.clip_grad_norm(phase_, setup.max_norm).item<double>());
+    optimizer_.step();
+    optimizer_.zero_grad();
+    strategy_.updated(phase_);
+    strategy_.sum_over_ranks(total);
+    run.losses.push_back(total.item<double>() / static_cast<double>(strategy_.world_size()));
+  }
+
+ private:
+  Strategy& strategy_;
+  size_t phase_;
+  torch::optim::AdamW optimizer_;
+};
+
+void finish(Strategy& strategy, const std::vector<PhaseModel>& phases, Run& run) {
+  if (auto* sharded = dynamic_cast<dist::Sharded*>(&strategy)) run.memory = sharded->memory_use();
+  {
+    const auto whole = strategy.whole();
+    for (const auto& phase : phases) {
+      for (const auto& parameter : phase.parameters) {
+        run.parameters.push_back(parameter.detach().to(torch::kFloat, false, /*copy=*/true));
+      }
+    }
+  }
+  for (size_t phase = 0; phase < phases.size(); ++phase) {
+    for (const auto& part : strategy.parts(phase)) {
+      run.part_bytes += static_cast<int64_t>(part.values.nbytes());
+    }
+  }
+  strategy.group().barrier();
+}
+
+/// A tower learns random targets.
+Run train_tower(const Setup& setup, std::unique_ptr<dist::Group> group) {
+  const int64_t rank = group->rank();
+  const auto strategy = strategy_of(setup, std::move(group));
+  Tower tower(setup.shape, /*seed=*/static_cast<uint64_t>(rank));  // rank 0's counts
+  const std::vector<PhaseModel> phases{tower->model()};
+  strategy->attach(phases, {});
+  PhaseTrainer trainer(*strategy, 0);
+  const auto generator = at::detail::createCPUGenerator(7);
+  Run run;
+  for (int64_t step = 0; step < setup.steps; ++step) {
+    const auto x = torch::randn({setup.grad_accum_steps, 12, setup.shape.in}, generator);
+    const auto target = torch::randn({setup.grad_accum_steps, 12, setup.shape.out}, generator);
+    const auto loss = [&](int64_t i) {
+      const auto y = tower->forward(own_rows(x[i], *strategy, rank));
+      return torch::mse_loss(y.to(torch::kFloat), own_rows(target[i], *strategy, rank));
+    };
+    trainer.step(setup, loss, run);
+  }
+  finish(*strategy, phases, run);
+  return run;
+}
+
+/// A generator against a critic: two phases, a frozen critic in the first, a gradient of one
+/// parameter in between, two passes through the critic in the second, validation.
+Run train_pair(const Setup& setup, std::unique_ptr<dist::Group> group) {
+  const int64_t rank = group->rank();
+  const auto strategy = strategy_of(setup, std::move(group));
+  Tower generator(Shape{.in = 4, .out = 3}, static_cast<uint64_t>(rank));
+  Tower critic(Shape{.in = 3, .dim = 6, .hidden = 3, .num_layers = 2, .out = 1},
+               static_cast<uint64_t>(rank) + 10);
+  const std::vector<PhaseModel> phases{generator->model(), critic->model()};
+  strategy->attach(phases, {});
+  PhaseTrainer first(*strategy, 0), second(*strategy, 1);
+  const auto random = at::detail::createCPUGenerator(8);
+  Run run;
+  const auto freeze_critic = [&](bool is_frozen) {
+    for (auto& parameter : critic->parameters()) parameter.set_requires_grad(!is_frozen);
+  };
+  for (int64_t step = 0; step < setup.steps; ++step) {
+    const auto x = torch::randn({setup.grad_accum_steps, 12, 4}, random);
+    const auto real = torch::randn({setup.grad_accum_steps, 12, 3}, random);
+    std::vector<torch::Tensor> fakes;
+    const auto generator_loss = [&](int64_t i) {
+      const auto y = generator->forward(own_rows(x[i], *strategy, rank));
+      fakes.push_back(y.detach());
+      const auto distance = torch::mse_loss(y, own_rows(real[i], *strategy, rank));
+      freeze_critic(true);
+      const auto adversarial = -critic->forward(y).mean();
+      freeze_critic(false);
+      const auto gradient_norm = [&](const torch::Tensor& loss) {
+        return torch::autograd::grad({loss}, {generator->last->weight}, {}, true)[0].norm();
+      };
+      const auto ratio = gradient_norm(distance) / gradient_norm(adversarial);
+      return distance + ratio.clamp(0.5, 0.5) * adversarial;
+    };
+    const auto critic_loss = [&](int64_t i) {
+      const auto on_real = critic->forward(own_rows(real[i], *strategy, rank));
+      const auto on_fake = critic->forward(fakes[static_cast<size_t>(i)]);
+      return torch::softplus(on_fake).mean() + torch::softplus(-on_real).mean();
+    };
+    first.step(setup, generator_loss, run);
+    second.step(setup, critic_loss, run);
+    {
+      const torch::NoGradGuard no_grad;
+      strategy->begin();
+      const BlockRunnerGuard guard(strategy->runner());
+      const auto y = critic->forward(generator->forward(x[0]));  // the same on all ranks
+      run.losses.push_back(y.square().mean().item<double>());
+      strategy->end();
+    }
+  }
+  finish(*strategy, phases, run);
+  return run;
+}
+
+using Training = std::function<Run(const Setup&, std::unique_ptr<dist::Group>)>;
+
+std::vector<Run> run_all(const Setup& setup, const Training& train) {
+  std::vector<Run> runs(static_cast<size_t>(setup.ranks));
+  test::run_ranks(setup.ranks, [&](std::unique_ptr<dist::Group> group) {
+    const auto rank = static_cast<size_t>(group->rank());
+    runs[rank] = train(setup, std::move(group));
+  });
+  return runs;
+}
+
+Run run_alone(Setup setup, const Training& train) {
+  setup.ranks = 1;
+  return train(setup, dist::Group::alone());
+}
+
+/// The largest |a - b| / |b| of two lists.
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double worst = a.size() == b.size() ? 0 : INFINITY;
+  for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
+    const double difference = std::abs(a[i] - b[i]) / std::abs(b[i]);
+    worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+  }
+  return worst;
+}
+
+void check_equal(const Run& run, const Run& expected, double tolerance = 1e-5) {
+  CHECK(distance(run.losses, expected.losses) < tolerance);
+  CHECK(distance(run.norms, expected.norms) < tolerance);
+  REQUIRE(run.parameters.size() == expected.parameters.size());
+  for (size_t i = 0; i < run.parameters.size(); ++i) {
+    CHECK_THAT(run.parameters[i], test::AllClose(expected.parameters[i],
+                                                 {.absolute = tolerance, .relative = tolerance}));
+  }
+}
+
+std::vector<Setup> setups() {
+  std::vector<Setup> setups;
+  for (const int64_t ranks : {2, 3, 4}) {
+    setups.push_back({.parallel = parallel("zero1"), .ranks = ranks});
+    setups.push_back({.parallel = parallel("fsdp"), .ranks = ranks});
+  }
+  setups.push_back({.parallel = parallel("hsdp", 2), .ranks = 2});
+  setups.push_back({.parallel = parallel("hsdp"), .ranks = 4});  // 2 by ranks_per_host
+  setups.push_back({.parallel = parallel("hsdp", 1), .ranks = 3});
+  return setups;
+}
+
+void check_against_one_process(const std::vector<Setup>& setups, const Training& train) {
+  for (const Setup& setup : setups) {
+    CAPTURE(setup.parallel.strategy, setup.ranks, setup.parallel.shard_ranks,
+            setup.grad_accum_steps);
+    const Run expected = run_alone(setup, train);
+    for (const Run& run : run_all(setup, train)) check_equal(run, expected);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("sharded: the same 20 steps as one process", "[dist]") {
+  check_against_one_process(setups(), train_tower);
+}
+
+TEST_CASE("sharded: the same with accumulated micro-batches", "[dist]") {
+  const std::vector<Setup> some{
+      {.parallel = parallel("zero1"), .ranks = 2, .grad_accum_steps = 3},
+      {.parallel = parallel("fsdp"), .ranks = 3, .grad_accum_steps = 3},
+      {.parallel = parallel("hsdp", 2), .ranks = 4, .grad_accum_steps = 3}};
+  check_against_one_process(some, train_tower);
+}
+
+TEST_CASE("sharded: the same with blocks that compute twice", "[dist]") {
+  std::vector<Setup> some{{.parallel = parallel("ddp"), .ranks = 2},
+                          {.parallel = parallel("zero1"), .ranks = 2},
+                          {.parallel = parallel("fsdp"), .ranks = 3},
+                          {.parallel = parallel("hsdp", 2), .ranks = 4}};
+  for (Setup& setup : some) setup.parallel.activation_checkpointing = true;
+  check_against_one_process(some, train_tower);
+}
+
+TEST_CASE("sharded: any number of blocks is gathered ahead", "[dist]") {
+  for (const int64_t blocks : {0, 2, 8}) {
+    Setup setup{.parallel = parallel("fsdp"), .ranks = 2};
+    setup.parallel.prefetch_blocks = blocks;
+    check_against_one_process({setup}, train_tower);
+    check_against_one_process({setup}, train_pair);
+  }
+}
+
+TEST_CASE("sharded: the same with two phases and validation", "[dist]") {
+  std::vector<Setup> some{{.parallel = parallel("zero1"), .ranks = 2},
+                          {.parallel = parallel("fsdp"), .ranks = 2},
+                          {.parallel = parallel("fsdp"), .ranks = 3, .grad_accum_steps = 2},
+                          {.parallel = parallel("zero1"), .ranks = 3, .grad_accum_steps = 2},
+                          {.parallel = parallel("hsdp", 2), .ranks = 4, .grad_accum_steps = 2}};
+  check_against_one_process(some, train_pair);
+}
+
+TEST_CASE("sharded: gradients summed in bf16 stay near", "[dist]") {
+  for (Setup setup : {Setup{.parallel = parallel("fsdp"), .ranks = 3},
+                      Setup{.parallel = parallel("hsdp", 2), .ranks = 4}}) {
+    setup.parallel.reduce_dtype = "bf16";
+    setup.steps = 5;
+    const Run expected = run_alone(setup, train_tower);
+    const Run run = run_all(setup, train_tower)[1];
+    CHECK(distance(run.losses, expected.losses) < 0.01);
+    CHECK(distance(run.norms, expected.norms) < 0.01);
+    CHECK(distance(run.norms, expected.norms) > 1e-6);  // it was bf16
+  }
+}
+
+TEST_CASE("sharded: blocks gathered in bf16, parts in float32", "[dist]") {
+  const Setup setup{
+      .parallel = parallel("fsdp"), .ranks = 2, .steps = 5, .compute_dtype = c10::kBFloat16};
+  const Run expected = run_alone(setup, train_tower);
+  for (const Run& run : run_all(setup, train_tower)) {
+    CHECK(distance(run.losses, expected.losses) < 0.02);
+    CHECK(run.memory.parameters == run.memory.gradients);  // float32 both
+    for (size_t i = 0; i < run.parameters.size(); ++i) {
+      const auto& value = run.parameters[i];
+      CHECK(torch::equal(value, value.to(torch::kBFloat16).to(torch::kFloat)));
+    }
+  }
+}
+
+TEST_CASE("sharded: memory is one part of the whole and a block", "[dist]") {
+  Setup setup{.parallel = parallel("fsdp"),
+              .steps = 2,
+              .shape = {.dim = 33, .hidden = 70, .num_layers = 6}};
+  const int64_t block = (2 * 33 * 70 + 33 + 70 + 3 + 6 + 1) * 4;  // bytes of weights
+  const int64_t root = (5 * 33 + 34 * 2) * 4;
+  const int64_t whole = 6 * block + root;
+  for (const int64_t ranks : {2, 3, 4}) {
+    setup.ranks = ranks;
+    for (const Run& run : run_all(setup, train_tower)) {
+      // The optimizer has two averages of each part.
+      const int64_t kept = run.memory.parameters + run.memory.gradients + 2 * run.part_bytes;
+      CHECK(kept <= 4 * whole / ranks + 4 * block);
+      CHECK(kept >= 4 * whole / ranks - 4 * block);
+      // Two blocks and the root, and two sums of gradients; each row is a little longer.
+      CHECK(run.memory.gathered_peak <= 4 * block + 2 * root + 8 * 1024);
+      CHECK(run.memory.gathered_peak >= 2 * block + root);
+    }
+  }
+  setup.parallel.strategy = "zero1";
+  const Run run = run_all(setup, train_tower)[0];
+  CHECK(run.memory.parameters >= whole);
+  CHECK(run.memory.gradients <= whole / 4 + block);
+}
+
+TEST_CASE("sharded: parts cover each parameter once", "[dist]") {
+  for (const std::string strategy : {"zero1", "fsdp"}) {
+    std::vector<std::vector<dist::ParameterPart>> parts(3);
+    torch::Tensor expected;
+    test::run_ranks(3, [&](std::unique_ptr<dist::Group> group) {
+      const int64_t rank = group->rank();
+      const auto sharded = dist::make_sharded(parallel(strategy), std::move(group), c10::kFloat, 1);
+      Tower tower(Shape(), static_cast<uint64_t>(rank));
+      if (rank == 0) expected = tower->layers[1]->up->weight.detach().flatten().clone();
+      sharded->attach({tower->model()}, {});
+      parts[static_cast<size_t>(rank)] = sharded->parts(0);
+      sharded->group().barrier();
+    });
+    std::vector<torch::Tensor> pieces;
+    int64_t end = 0;
+    for (const auto& of_rank : parts) {
+      CHECK(of_rank.size() == 3 * 7 + 5);
+      CHECK(of_rank.front().name == "extra");
+      for (const auto& part : of_rank) {
+        if (part.name != "layer1.up.weight") continue;
+        CHECK(part.sizes == std::vector<int64_t>{5, 7});
+        if (part.values.numel() == 0) continue;
+        CHECK(part.begin == end);
+        CHECK(part.values.scalar_type() == torch::kFloat);
+        end += part.values.numel();
+        pieces.push_back(part.values.detach());
+      }
+    }
+    CHECK(end == 35);
+    CHECK_THAT(torch::cat(pieces), test::AllClose(expected, test::kExact));
+  }
+}
+
+TEST_CASE("sharded: a parameter that one rank uses counts as zero on the others", "[dist]") {
+  std::vector<torch::Tensor> gradients(2), spare(2);
+  test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
+    const auto rank = static_cast<size_t>(group->rank());
+    const auto sharded = dist::make_sharded(parallel("fsdp"), std::move(group), c10::kFloat, 1);
+    Tower tower(Shape(), 3);
+    sharded->attach({tower->model()}, {});
+    sharded->begin();
+    const BlockRunnerGuard guard(sharded->runner());
+    auto loss = tower->forward(torch::ones({2, 4})).sum();
+    if (rank == 0) loss = loss + 3 * tower->extra.sum();
+    sharded->backward(0, loss, /*sync_gradients=*/true);
+    sharded->end();
+    for (const auto& part : sharded->parts(0)) {
+      if (part.name == "extra") gradients[rank] = part.values.grad();
+      if (part.name == "layer0.spare") spare[rank] = part.values.grad();
+    }
+    sharded->group().barrier();
+  });
+  int64_t count = 0;
+  for (const torch::Tensor& gradient : gradients) {
+    if (!gradient.defined()) continue;
+    count += gradient.numel();
+    CHECK_THAT(gradient, test::AllClose(torch::full_like(gradient, 1.5), test::kExact));
+  }
+  CHECK(count == 5);
+  CHECK_FALSE(spare[0].defined());
+  CHECK_FALSE(spare[1].defined());
+}
+
+TEST_CASE("sharded: a weight counts as changed by an update, not by a gather", "[dist]") {
+  for (const std::string strategy : {"zero1", "fsdp"}) {
+    std::vector<int64_t> versions;
+    std::vector<torch::Tensor> values(2);
+    test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
+      const auto rank = static_cast<size_t>(group->rank());
+      const auto sharded = dist::make_sharded(parallel(strategy), std::move(group), c10::kFloat, 1);
+      Tower tower(Shape(), 3);
+      sharded->attach({tower->model()}, {});
+      const torch::Tensor& weight = tower->layers[1]->up->weight;
+      const auto note = [&] {
+        if (rank == 0) versions.push_back(static_cast<int64_t>(weight._version()));
+      };
+      note();
+      sharded->begin();
+      const BlockRunnerGuard guard(sharded->runner());
+      const auto loss = tower->forward(torch::ones({2, 4})).sum();
+      sharded->backward(0, loss, /*sync_gradients=*/true);
+      sharded->end();
+      note();
+      {
+        const torch::NoGradGuard no_grad;
+        for (const auto& part : sharded->parts(0)) part.values.fill_(2);
+      }
+      sharded->updated(0);
+      note();
+      const auto whole = sharded->whole();
+      values[rank] = weight.detach().clone();
+      sharded->group().barrier();
+    });
+    REQUIRE(versions.size() == 3);
+    CHECK(versions[1] == versions[0]);
+    CHECK(versions[2] == versions[1] + 1);
+    for (const torch::Tensor& value : values) {
+      CHECK_THAT(value, test::AllClose(torch::full({5, 7}, 2), test::kExact));
+    }
+  }
+}
+
+TEST_CASE("sharded: a block is gathered twice in a step, the last one once", "[dist]") {
+  std::vector<int64_t> bytes(2);
+  test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
+    const auto rank = static_cast<size_t>(group->rank());
+    const auto sharded = dist::make_sharded(parallel("fsdp"), std::move(group), c10::kFloat, 1);
+    Tower tower(Shape(), 3);
+    sharded->attach({tower->model()}, {});
+    for (int64_t step = 0; step < 3; ++step) {  // the first one does not know the order
+      const int64_t before = sharded->group().traffic().bytes;
+      sharded->begin();
+      const BlockRunnerGuard guard(sharded->runner());
+      sharded->backward(0, tower->forward(torch::ones({2, 4})).sum(), /*sync_gradients=*/true);
+      sharded->end();
+      sharded->updated(0);
+      bytes[rank] = sharded->group().traffic().bytes - before;
+    }
+    sharded->group().barrier();
+  });
+  // Elements, each parameter and each part a multiple of 16.
+  const int64_t block = 2 * 96, root = 2 * 48;
+  const int64_t gathered = (5 * block + root) / 2, summed = 3 * block + root;
+  const int64_t had_gradient = 3 * 7 + 5;
+  for (const int64_t given : bytes) CHECK(given == 4 * (gathered + summed + had_gradient));
+}
+
+TEST_CASE("sharded: buffers and weights are those of rank 0", "[dist]") {
+  std::vector<torch::Tensor> buffers(3);
+  test::run_ranks(3, [&](std::unique_ptr<dist::Group> group) {
+    const auto rank = static_cast<size_t>(group->rank());
+    const auto sharded = dist::make_sharded(parallel("hsdp", 3), std::move(group), c10::kFloat, 1);
+    Tower tower(Shape(), 3);
+    buffers[rank] = torch::full({2}, static_cast<double>(rank) + 4);
+    sharded->attach({tower->model()}, {buffers[rank]});
+    sharded->group().barrier();
+  });
+  for (const torch::Tensor& buffer : buffers) CHECK(buffer[1].item<float>() == 4);
+}
+
+TEST_CASE("sharded: groups of ranks that do not fit", "[dist]") {
+  const auto error = [](int64_t shard_ranks, int64_t ranks_per_host) {
+    return test::error_of([&] {
+      test::run_ranks(4, [&](std::unique_ptr<dist::Group> group) {
+        dist::make_sharded(parallel("hsdp", shard_ranks), std::move(group), c10::kFloat,
+                           ranks_per_host);
+      });
+    });
+  };
+  CHECK_THAT(error(3, 1), Contains("shard_ranks is 3, but 4 ranks") && Contains("one of 1, 2, 4"));
+  CHECK_THAT(error(0, 8), Contains("shard_ranks is 8 (the ranks of this host), but 4 ranks"));
+  CHECK_THAT(error(0, 0), Contains("a divisor of the 4 ranks"));
+}

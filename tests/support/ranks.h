@@ -1,0 +1,17 @@
+#pragma once
+// Ranks as threads of one process.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "vgen/dist/group.h"
+
+namespace vgen::test {
+
+/// Runs body on `size` threads, each with its group, over Gloo; each computes on one thread. The
+/// first exception is thrown again once all have ended. No assertions of Catch2 in there. A body
+/// that ends early takes its connections along: end with a barrier.
+void run_ranks(int64_t size, const std::function<void(std::unique_ptr<dist::Group> group)>& body);
+
+}  // namespace vgen::test
