@@ -38,6 +38,16 @@ std::vector<int64_t> steps_of(const CheckpointStore& store) {
   return steps;
 }
 
+ErrorCode code_of_finding(const std::string& path) {
+  try {
+    find_checkpoint(path);
+  } catch (const Error& error) {
+    return error.code();
+  }
+  FAIL(path << ": an error was expected");
+  return ErrorCode::kInternal;
+}
+
 }  // namespace
 
 TEST_CASE("store: what is saved is found, whole", "[checkpoint]") {
@@ -77,11 +87,46 @@ TEST_CASE("store: the newest valid checkpoint is taken, the others are named", "
 
   test::write_file(folder(1) + "/index.json", "{\"format\": ");
   CHECK_THAT(test::error_of([&] { find_checkpoint(run.path()); }),
-             Contains("holds no valid checkpoint"));
+             Contains("holds no valid checkpoint: step_0000005: no index.json: the writing was not "
+                      "finished; step_0000004: model.safetensors has 100 bytes, expected 2120; "
+                      "step_0000003: ") &&
+                 Contains("; step_0000001: ") &&
+                 Contains("; bring one of them back, or move " + run / "checkpoints" +
+                          " away to start over"));
+  CHECK(code_of_finding(run.path()) == ErrorCode::kDataCorrupt);
   CHECK_THAT(test::error_of([&] { find_checkpoint(folder(2)); }),
              Contains("optimizer.safetensors is missing"));
   CHECK_THAT(test::error_of([&] { find_checkpoint(run / "nothing"); }),
              Contains("no such folder; expected a run folder or a checkpoint folder"));
+}
+
+TEST_CASE("store: where no writing was ever finished there is no checkpoint", "[checkpoint]") {
+  const test::TempDir run;
+  test::write_file(run / "config.yaml", "steps: 3\n");
+  CHECK(code_of_finding(run.path()) == ErrorCode::kNotFound);  // not even a folder for them
+  fs::create_directories(run / "checkpoints/step_0000001");
+  test::write_file(run / "checkpoints/step_0000001/model.safetensors", "half");
+  CHECK(code_of_finding(run.path()) == ErrorCode::kNotFound);
+  CHECK_THAT(test::error_of([&] { find_checkpoint(run.path()); }),
+             Contains("holds no valid checkpoint (the log tells why of each)"));
+  // The next run takes the place of what is unfinished.
+  CheckpointStore(run / "checkpoints", {}).save(snapshot_of(1));
+  CHECK(find_checkpoint(run.path()).step == 1);
+}
+
+TEST_CASE("store: a folder that cannot be read is not an empty one", "[checkpoint]") {
+  const test::TempDir run;
+  test::write_file(run / "config.yaml", "steps: 3\n");
+  fs::create_symlink("checkpoints", run / "checkpoints");  // leads to itself
+  CHECK(code_of_finding(run.path()) == ErrorCode::kUnavailable);
+  CHECK_THAT(test::error_of([&] { find_checkpoint(run.path()); }),
+             Contains(run / "checkpoints: cannot be looked at: Too many levels of symbolic links"));
+  fs::remove(run / "checkpoints");
+  CheckpointStore store(run / "checkpoints", {});
+  store.save(snapshot_of(1));
+  fs::rename(run / "checkpoints", run / "elsewhere");
+  CHECK_THAT(test::error_of([&] { store.list(); }),
+             Contains(run / "checkpoints: cannot be listed: No such file"));
 }
 
 TEST_CASE("store: an index that names files elsewhere is refused", "[checkpoint]") {

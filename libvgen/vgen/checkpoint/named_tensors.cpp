@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "vgen/checkpoint/detail/match.h"
+
 namespace vgen::checkpoint {
 
 namespace {
@@ -63,14 +65,18 @@ bool is_convertible(c10::ScalarType from, c10::ScalarType to) {
          (from == c10::kBool) == (to == c10::kBool);
 }
 
-std::string mismatch(const at::Tensor& target, const io::Array& array) {
-  const auto expected = target.sizes().vec();
-  if (array.shape != expected) {
-    return str_cat(" is ", format_shape(array.shape), ", expected ", format_shape(expected));
+std::vector<int64_t> whole_sizes(const NamedTensor& target) {
+  return target.is_part() ? target.whole_sizes : target.tensor.sizes().vec();
+}
+
+std::string mismatch(const NamedTensor& target, const detail::Stored& stored) {
+  const auto expected = whole_sizes(target);
+  if (stored.shape != expected) {
+    return str_cat(" is ", format_shape(stored.shape), ", expected ", format_shape(expected));
   }
-  if (!is_convertible(to_scalar_type(array.dtype), target.scalar_type())) {
-    return str_cat(" is ", io::dtype_name(array.dtype), ", expected ",
-                   io::dtype_name(to_io_dtype(target.scalar_type())));
+  if (!is_convertible(to_scalar_type(stored.dtype), target.tensor.scalar_type())) {
+    return str_cat(" is ", io::dtype_name(stored.dtype), ", expected ",
+                   io::dtype_name(to_io_dtype(target.tensor.scalar_type())));
   }
   return "";
 }
@@ -142,49 +148,70 @@ std::string LoadReport::text() const {
   return join(parts, "; ");
 }
 
-LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
-                     const LoadOptions& options) {
+detail::Match detail::match(const NamedTensors& targets, const std::vector<Stored>& stored,
+                            const LoadOptions& options, const std::string& source) {
   const std::unordered_set<std::string> optional(options.optional.begin(), options.optional.end());
-  std::unordered_map<std::string, const io::Array*> arrays;
-  for (const io::NamedArray& item : state.tensors) arrays.emplace(item.name, &item.array);
+  std::unordered_map<std::string, size_t> left;
+  for (size_t i = 0; i < stored.size(); ++i) left.emplace(stored[i].name, i);
 
-  LoadReport report;
-  std::vector<std::pair<at::Tensor, const io::Array*>> copies;
+  Match result;
+  LoadReport& report = result.report;
   for (const NamedTensor& target : targets) {
-    const auto found = arrays.find(target.name);
-    if (found == arrays.end()) {
+    const auto found = left.find(target.name);
+    if (found == left.end()) {
       if (!optional.contains(target.name)) report.missing.push_back(target.name);
       continue;
     }
-    const std::string problem = mismatch(target.tensor, *found->second);
+    const std::string problem = mismatch(target, stored[found->second]);
     if (!problem.empty()) report.mismatched.push_back(target.name + problem);
-    copies.emplace_back(target.tensor, found->second);
-    arrays.erase(found);
+    result.pairs.emplace_back(&target, found->second);
+    left.erase(found);
   }
-  for (const io::NamedArray& item : state.tensors) {  // in the order of the file
-    if (arrays.contains(item.name) && !optional.contains(item.name)) {
+  for (const Stored& item : stored) {  // in the order of the file
+    if (left.contains(item.name) && !optional.contains(item.name)) {
       report.unexpected.push_back(item.name);
     }
   }
   const bool is_bad = options.is_strict ? !report.is_clean() : !report.mismatched.empty();
-  if (is_bad) {
-    const std::string key = state.key.empty() ? std::string() : str_cat(" ('", state.key, "')");
-    throw_error(ErrorCode::kInvalidArgument, state.source, key,
-                ": the tensors are not those of this model: ", report.text(),
-                "; check the model section of the config, or the key that is read");
-  }
+  require(!is_bad, ErrorCode::kInvalidArgument, source,
+          ": the tensors are not those of this model: ", report.text(),
+          "; check the model section of the config, or the key that is read");
+  return result;
+}
+
+void detail::copy_row(const NamedTensor& target, const at::Tensor& out, const at::Tensor& row,
+                      int64_t begin) {
+  const int64_t first = std::max(begin, target.begin);
+  const int64_t count =
+      std::min(begin + row.numel(), target.begin + target.tensor.numel()) - first;
+  if (count <= 0) return;
+  out.narrow(0, first - target.begin, count).copy_(row.narrow(0, first - begin, count));
+}
+
+bool detail::may_share(const NamedTensor& target, io::Dtype dtype, const LoadOptions& options) {
+  return options.may_share && !target.is_part() && target.tensor.is_cpu() &&
+         target.tensor.is_contiguous() && target.tensor.scalar_type() == to_scalar_type(dtype);
+}
+
+LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
+                     const LoadOptions& options) {
+  std::vector<detail::Stored> stored;
+  for (const auto& [name, array] : state.tensors) stored.push_back({name, array.dtype, array.shape});
+  const std::string key = state.key.empty() ? std::string() : str_cat(" ('", state.key, "')");
+  const detail::Match match = detail::match(targets, stored, options, state.source + key);
   const at::NoGradGuard no_grad;
-  for (const auto& [target, array] : copies) {
-    const at::Tensor values = as_tensor(*array);
-    const bool is_shared = options.may_share && target.is_cpu() && target.is_contiguous() &&
-                           target.scalar_type() == values.scalar_type();
-    if (is_shared) {
-      target.set_data(values);
+  for (const auto& [target, index] : match.pairs) {
+    const io::Array& array = state.tensors[index].array;
+    const at::Tensor values = as_tensor(array);
+    if (detail::may_share(*target, array.dtype, options)) {
+      target->tensor.set_data(values);
+    } else if (target->is_part()) {
+      detail::copy_row(*target, target->tensor.detach(), values.view(-1), 0);
     } else {
-      target.detach().copy_(values);
+      target->tensor.detach().copy_(values);
     }
   }
-  return report;
+  return match.report;
 }
 
 LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,

@@ -14,9 +14,15 @@ class Module;
 
 namespace vgen::checkpoint {
 
+/// A tensor, or the part of one that a rank holds: then `tensor` is one row, the elements from
+/// `begin` on of a tensor of `whole_sizes`.
 struct NamedTensor {
   std::string name;
   at::Tensor tensor;
+  std::vector<int64_t> whole_sizes = {};  ///< empty: `tensor` is whole
+  int64_t begin = 0;
+
+  bool is_part() const { return !whole_sizes.empty(); }
 };
 using NamedTensors = std::vector<NamedTensor>;
 
@@ -64,7 +70,8 @@ struct LoadReport {
 LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,
                      const LoadOptions& options = {});
 
-/// The same for tensors that are in no module: optimizer state, EMA.
+/// The same for tensors that are in no module: optimizer state, EMA, parts (which take their
+/// elements of the file's tensor).
 LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
                      const LoadOptions& options = {});
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace vgen::checkpoint {
 
@@ -14,6 +15,8 @@ class RunFolder {
   /// things in it. Nothing is written but the folder itself and its lock. Throws
   /// Error(kInvalidArgument, kUnavailable).
   RunFolder(std::string path, bool may_exist);
+  /// The folder that another rank of the run has opened so: nothing is checked or locked.
+  explicit RunFolder(std::string path) : path_(std::move(path)) {}
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;

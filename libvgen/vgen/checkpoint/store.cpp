@@ -1,14 +1,22 @@
 #include "vgen/checkpoint/store.h"
 
+#include <torch/torch.h>
+
 #include <algorithm>
-#include <cmath>
+#include <atomic>
+#include <exception>
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <thread>
 
+#include "vgen/checkpoint/detail/host_copy.h"
+#include "vgen/checkpoint/detail/index.h"
+#include "vgen/checkpoint/detail/write_plan.h"
+#include "vgen/checkpoint/run_folder.h"
 #include "vgen/core/log.h"
+#include "vgen/dist/together.h"
 #include "vgen/io/atomic_file.h"
-#include "vgen/io/crc32c.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/io/safetensors.h"
 
@@ -19,8 +27,9 @@ using io::Json;
 
 namespace {
 
-constexpr std::string_view kFormat = "vgen-checkpoint-1";
 constexpr std::string_view kPrefix = "step_";
+constexpr std::string_view kNotShared =
+    ": is not there, but rank 0 has it; put the run folder on a file system that all hosts share";
 
 std::optional<int64_t> step_of(const std::string& folder_name) {
   int64_t step = 0;
@@ -37,42 +46,16 @@ std::string base_name(const std::string& path) {
   return (p.has_filename() ? p : p.parent_path()).filename().string();
 }
 
-void check_file(const std::string& folder, const std::string& name, const Json& entry,
-                bool with_checksum) {
-  const std::string path = str_cat(folder, "/", name);
-  require(name.find('/') == std::string::npos && name != "..", ErrorCode::kDataCorrupt,
-          "index.json names '", printable(name), "', which is no plain file name");
-  std::error_code error;
-  const auto size = fs::file_size(path, error);
-  require(!error, ErrorCode::kDataCorrupt, name, " is missing");
-  const int64_t expected = entry.get_int("size_bytes");
-  require(expected >= 0 && size == static_cast<uint64_t>(expected), ErrorCode::kDataCorrupt, name,
-          " has ", size, " bytes, expected ", expected);
-  const std::string& checksum = entry.get_string("crc32c");
-  if (!with_checksum || size == 0) return;
-  const std::string found = io::crc32c_text(io::crc32c(io::MappedFile(path).bytes()));
-  require(found == checksum, ErrorCode::kDataCorrupt, name, " has the checksum ", found,
-          ", expected ", printable(checksum));
-}
-
 CheckpointInfo inspect(const std::string& path, bool with_checksum) {
   CheckpointInfo info;
   info.path = path;
   info.step = step_of(base_name(path)).value_or(0);
   try {
-    const std::string index_path = path + "/index.json";
-    require(fs::exists(index_path), ErrorCode::kDataCorrupt,
-            "no index.json: the writing was not finished");
-    const Json index = io::parse_json(io::read_text_file(index_path));
-    require(index.get_string("format") == kFormat, ErrorCode::kDataCorrupt,
-            "index.json has the format '", printable(index.get_string("format")), "', expected '",
-            kFormat, "'");
-    info.step = index.get_int("step");
-    for (const auto& [name, entry] : index.get_object("files").members) {
-      check_file(path, name, entry, with_checksum);
-    }
-    for (const auto& [name, value] : index.get_object("metrics").members) {
-      info.metrics[name] = index.get_object("metrics").get_float(name);
+    const detail::Index index = detail::read_index(path);
+    info.step = index.step;
+    info.metrics = index.metrics;
+    for (const auto& [name, entry] : index.files.members) {
+      detail::check_file(path, name, entry, with_checksum);
     }
   } catch (const Error& error) {
     info.problem = error.what();
@@ -80,13 +63,32 @@ CheckpointInfo inspect(const std::string& path, bool with_checksum) {
   return info;
 }
 
+/// False where nothing is. Throws Error(kUnavailable) where the system does not tell.
+bool is_folder(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  require(!error || status.type() == fs::file_type::not_found, ErrorCode::kUnavailable, path,
+          ": cannot be looked at: ", error.message());
+  return fs::is_directory(status);
+}
+
+/// An index is written last: with one, a checkpoint was whole once.
+bool has_index(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path + "/index.json", error);
+}
+
 std::vector<CheckpointInfo> list_folder(const std::string& folder, bool with_checksum) {
   std::vector<std::pair<int64_t, std::string>> found;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const auto step = step_of(entry.path().filename().string());
-    if (step && entry.is_directory(error)) found.emplace_back(*step, entry.path().string());
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const auto step = step_of(entry->path().filename().string());
+    if (step && is_folder(entry->path().string())) {
+      found.emplace_back(*step, entry->path().string());
+    }
   }
+  require(!error, ErrorCode::kUnavailable, folder, ": cannot be listed: ", error.message());
   std::ranges::sort(found, std::greater<>());
   std::vector<CheckpointInfo> list;
   for (const auto& [step, path] : found) list.push_back(inspect(path, with_checksum));
@@ -113,10 +115,11 @@ CheckpointInfo check_checkpoint(const std::string& path) {
 }
 
 CheckpointInfo find_checkpoint(const std::string& path) {
-  require(fs::is_directory(path), ErrorCode::kNotFound, path,
+  require(is_folder(path), ErrorCode::kNotFound, path,
           ": no such folder; expected a run folder or a checkpoint folder");
-  const bool is_run = fs::is_directory(path + "/checkpoints");
-  const std::string folder = is_run ? path + "/checkpoints" : path;
+  const bool has_store = is_folder(path + "/checkpoints");
+  const bool is_run = has_store || is_run_folder(path);
+  const std::string folder = has_store ? path + "/checkpoints" : path;
   const auto all = list_folder(folder, /*with_checksum=*/false);
   if (!is_run && all.empty()) {
     CheckpointInfo info = check_checkpoint(path);
@@ -124,14 +127,45 @@ CheckpointInfo find_checkpoint(const std::string& path) {
             ": not a valid checkpoint: ", info.problem);
     return info;
   }
+  std::vector<std::string> problems;
+  bool was_whole = false;
   for (const CheckpointInfo& candidate : all) {  // newest first; checksums only as far as needed
     CheckpointInfo info = candidate.problem.empty() ? check_checkpoint(candidate.path) : candidate;
     if (info.problem.empty()) return info;
     log_warning(info.path, ": not a valid checkpoint, passed over: ", info.problem);
+    problems.push_back(str_cat(base_name(info.path), ": ", info.problem));
+    was_whole |= has_index(info.path);
   }
+  require(!was_whole, ErrorCode::kDataCorrupt, path,
+          ": holds no valid checkpoint: ", join(problems, "; "),
+          "; bring one of them back, or move ", folder, " away to start over");
   throw_error(
       ErrorCode::kNotFound, path, ": holds no valid checkpoint",
       all.empty() ? std::string_view("") : std::string_view(" (the log tells why of each)"));
+}
+
+CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group) {
+  CheckpointInfo info;
+  const auto found = dist::together(group, [&] {
+    if (group.rank() == 0) info = find_checkpoint(path);
+    return info.path;
+  });
+  dist::together(group, [&] {
+    if (group.rank() == 0) return info.path;
+    info.path = found[0];
+    require(fs::is_directory(info.path), ErrorCode::kUnavailable, info.path, kNotShared);
+    const detail::Index index = detail::read_index(info.path);
+    info.step = index.step;
+    info.metrics = index.metrics;
+    return info.path;
+  });
+  return info;
+}
+
+bool is_checkpoint_path(const std::string& path) {
+  if (!fs::is_directory(path)) return false;
+  return has_index(path) || is_folder(path + "/checkpoints") ||
+         !list_folder(path, /*with_checksum=*/false).empty();
 }
 
 Json read_state(const CheckpointInfo& checkpoint) {
@@ -146,68 +180,171 @@ Json read_state(const CheckpointInfo& checkpoint) {
   }
 }
 
-CheckpointStore::CheckpointStore(std::string folder, CheckpointConfig config)
-    : folder_(std::move(folder)), config_(std::move(config)) {
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  require(!error, ErrorCode::kUnavailable, folder_, ": cannot be made: ", error.message());
+/// A checkpoint under way.
+struct CheckpointStore::Writing {
+  int64_t step = 0;
+  std::string path;
+  bool is_new = true;  ///< false: a valid one of this step is there
+  std::map<std::string, double> metrics;
+  io::Json state;
+  detail::WritePlan plan;
+  Json entries = Json::object();  ///< of the index, for the files that this rank has written
+  std::exception_ptr error;       ///< of this rank
+  std::atomic<bool> is_done = false;
+  std::thread thread;
+
+  ~Writing() {
+    if (thread.joinable()) thread.join();
+  }
+};
+
+CheckpointStore::CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group)
+    : folder_(std::move(folder)), config_(std::move(config)), group_(group) {
+  if (group_ == nullptr) {
+    alone_ = dist::Group::alone();
+    group_ = alone_.get();
+  }
+  dist::together(*group_, [&] {
+    std::error_code error;
+    if (group_->rank() == 0) fs::create_directories(folder_, error);
+    require(!error, ErrorCode::kUnavailable, folder_, ": cannot be made: ", error.message());
+    return std::string();
+  });
 }
+
+CheckpointStore::~CheckpointStore() = default;
 
 std::vector<CheckpointInfo> CheckpointStore::list() const {
   return list_folder(folder_, /*with_checksum=*/false);
 }
 
 void CheckpointStore::save(const Snapshot& snapshot) {
-  const std::string name = step_name(snapshot.step);
-  const std::string path = str_cat(folder_, "/", name);
-  if (!fs::exists(path) || !check_checkpoint(path).problem.empty()) {
+  finish();
+  const std::string path = str_cat(folder_, "/", step_name(snapshot.step));
+  try {
+    writing_ = begin(snapshot, path);
+  } catch (Error& error) {
+    give_up(snapshot.step, path, error);
+    throw;
+  }
+  Writing& writing = *writing_;
+  if (!config_.async_save) {
+    write_own(writing);
+    return finish();
+  }
+  try {
+    if (!host_copy_) host_copy_ = std::make_unique<detail::HostCopy>();
+    writing.plan.own = host_copy_->copy(writing.plan.own);
+    writing.thread = std::thread([this, &writing] { write_own(writing); });
+  } catch (...) {
+    writing.error = std::current_exception();
+    writing.is_done = true;
+  }
+}
+
+std::unique_ptr<CheckpointStore::Writing> CheckpointStore::begin(const Snapshot& snapshot,
+                                                                 const std::string& path) {
+  auto writing = std::make_unique<Writing>();
+  writing->step = snapshot.step;
+  writing->path = path;
+  const std::string outline = detail::outline(snapshot);
+  const auto answers = dist::together(*group_, [&] {
+    if (group_->rank() != 0) return outline;
+    if (fs::exists(path) && check_checkpoint(path).problem.empty()) return outline + " is there";
     remove_folder(path);
-    try {
-      write_files(snapshot, path);
-    } catch (Error& error) {
-      remove_folder(path);
-      error.add_context(str_cat("checkpoint of step ", snapshot.step, " not saved"));
-      throw;
+    std::error_code error;
+    fs::create_directory(path, error);
+    require(!error, ErrorCode::kUnavailable, path, ": cannot be made: ", error.message());
+    return outline;
+  });
+  for (size_t rank = 1; rank < answers.size(); ++rank) {
+    require(answers[0].starts_with(answers[rank]), ErrorCode::kInternal, "rank ", rank,
+            " has other tensors to save than rank 0");
+  }
+  writing->is_new = answers[0] == outline;
+  if (!writing->is_new) return writing;
+  writing->metrics = snapshot.metrics;
+  writing->state = snapshot.state;
+  writing->plan = detail::plan_writing(snapshot, *group_);
+  return writing;
+}
+
+void CheckpointStore::write_own(Writing& writing) {
+  const std::string& path = writing.path;
+  try {
+    require(writing.plan.own.empty() || fs::is_directory(path), ErrorCode::kUnavailable, path,
+            kNotShared);
+    for (const TensorFile& file : writing.plan.own) {
+      announce(file.name);
+      const std::string name = str_cat(path, "/", file.name);
+      io::write_safetensors(name, as_arrays(file.tensors), file.metadata);
+      writing.entries.set(file.name, detail::describe_file(name));
     }
+    if (group_->rank() == 0 && !writing.plan.is_sharded()) {
+      complete(writing, {io::dump_json(writing.entries)});
+    }
+  } catch (...) {
+    writing.error = std::current_exception();
+  }
+  writing.is_done = true;
+}
+
+void CheckpointStore::complete(const Writing& writing, const std::vector<std::string>& entries) {
+  const std::string& path = writing.path;
+  if (writing.is_new) {
+    detail::Index index{.step = writing.step,
+                        .metrics = writing.metrics,
+                        .files = Json::object(),
+                        .tensors = writing.plan.tensors};
+    for (const std::string& of_rank : entries) {
+      for (auto& [name, entry] : io::parse_json(of_rank).members) {
+        index.files.set(name, std::move(entry));
+      }
+    }
+    announce("state.json");
+    io::write_file_atomically(path + "/state.json", io::dump_json(writing.state, 1) + "\n");
+    index.files.set("state.json", detail::describe_file(path + "/state.json"));
+    announce("index.json");
+    detail::write_index(path, index);
   }
   announce("latest");
-  io::write_file_atomically(folder_ + "/latest", name + "\n");
+  io::write_file_atomically(folder_ + "/latest", step_name(writing.step) + "\n");
   announce("rotate");
   rotate();
 }
 
-void CheckpointStore::write_files(const Snapshot& snapshot, const std::string& path) {
-  std::error_code error;
-  fs::create_directory(path, error);
-  require(!error, ErrorCode::kUnavailable, path, ": cannot be made: ", error.message());
-  Json files = Json::object();
-  const auto check_in = [&](const std::string& name) {
-    const std::string file = str_cat(path, "/", name);
-    const io::MappedFile bytes(file);
-    Json entry = Json::object();
-    entry.set("size_bytes", Json::number(static_cast<int64_t>(bytes.bytes().size())));
-    entry.set("crc32c", Json::string(io::crc32c_text(io::crc32c(bytes.bytes()))));
-    files.set(name, std::move(entry));
-  };
-  for (const TensorFile& file : snapshot.files) {
-    announce(file.name);
-    io::write_safetensors(str_cat(path, "/", file.name), as_arrays(file.tensors), file.metadata);
-    check_in(file.name);
-  }
-  announce("state.json");
-  io::write_file_atomically(path + "/state.json", io::dump_json(snapshot.state, 1) + "\n");
-  check_in("state.json");
+void CheckpointStore::poll() {
+  if (!writing_) return;
+  const at::Tensor num_busy = at::full({1}, writing_->is_done ? 0 : 1, at::kLong);
+  group_->all_reduce_sum(num_busy);
+  if (num_busy.item<int64_t>() == 0) finish();
+}
 
-  Json index = Json::object();
-  index.set("format", Json::string(kFormat));
-  index.set("step", Json::number(snapshot.step));
-  Json& metrics = index.set("metrics", Json::object());
-  for (const auto& [name, value] : snapshot.metrics) {
-    if (std::isfinite(value)) metrics.set(name, Json::number(value));
+void CheckpointStore::finish() {
+  if (!writing_) return;
+  const std::unique_ptr<Writing> writing = std::move(writing_);
+  if (writing->thread.joinable()) writing->thread.join();
+  try {
+    const auto entries = dist::together(*group_, [&] {
+      if (writing->error) std::rethrow_exception(writing->error);
+      return io::dump_json(writing->entries);
+    });
+    if (!writing->plan.is_sharded()) return;
+    dist::together(*group_, [&] {
+      if (group_->rank() == 0) complete(*writing, entries);
+      return std::string();
+    });
+  } catch (Error& error) {
+    give_up(writing->step, writing->path, error);
+    throw;
   }
-  index.set("files", std::move(files));
-  announce("index.json");
-  io::write_file_atomically(path + "/index.json", io::dump_json(index, 1) + "\n");
+}
+
+void CheckpointStore::give_up(int64_t step, const std::string& path, Error& error) {
+  const bool is_saved = has_index(path);
+  if (!is_saved && group_->rank() == 0) remove_folder(path);
+  error.add_context(
+      str_cat("checkpoint of step ", step, is_saved ? " saved, but not checked in" : " not saved"));
 }
 
 void CheckpointStore::rotate() {

@@ -7,11 +7,16 @@
 //   state.json               step, data position, schedule, scaler, seeds
 //   index.json               size and CRC-32C of each file above; written last
 //
+// Where ranks hold parts of tensors each writes its own, and model.safetensors becomes
+// model-00001-of-00004.safetensors and so on (io/shards.h); the index then tells of each tensor the
+// whole shape, and which elements lie in which shard. checkpoint/load.h reads either.
+//
 // A folder without a readable index, or with a file that is not as the index says, is no
 // checkpoint: a process killed at any moment leaves the checkpoints before it untouched.
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +25,15 @@
 #include "vgen/core/config.h"
 #include "vgen/io/json.h"
 
+namespace vgen::dist {
+class Group;
+}
+
 namespace vgen::checkpoint {
+
+namespace detail {
+class HostCopy;
+}
 
 struct CheckpointConfig {            // YAML section `checkpoint:`
   int64_t every = 5000;              ///< steps between two checkpoints; the last step has one too
@@ -28,6 +41,9 @@ struct CheckpointConfig {            // YAML section `checkpoint:`
   int64_t keep_best = 1;             ///< kept besides by `best_metric`; 0 = none
   std::string best_metric = "psnr";  ///< a validation metric
   std::string best_mode = "max";     ///< which value is best: max, min
+  /// Copy to host memory, go on, and write in the background; takes as much memory as a rank
+  /// writes.
+  bool async_save = false;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, CheckpointConfig& c) {
@@ -36,6 +52,7 @@ void visit_fields(Visitor& v, CheckpointConfig& c) {
   v("keep_best", c.keep_best, at_least(0));
   v("best_metric", c.best_metric);
   v("best_mode", c.best_mode, one_of({"max", "min"}));
+  v("async_save", c.async_save);
 }
 
 /// One .safetensors file of a checkpoint.
@@ -68,23 +85,52 @@ std::string step_name(int64_t step);
 CheckpointInfo check_checkpoint(const std::string& path);
 
 /// `path` is a checkpoint folder, a run folder or its checkpoints folder: the checkpoint itself, or
-/// the newest valid one; each invalid one on the way is logged with its reason. Throws
-/// Error(kNotFound, kDataCorrupt).
+/// the newest valid one; each invalid one on the way is logged with its reason. Throws Error:
+/// kNotFound when there is no checkpoint, or none whose writing was finished; kDataCorrupt when
+/// there are some and none is valid, with the problem of each; kUnavailable when a folder cannot be
+/// read.
 CheckpointInfo find_checkpoint(const std::string& path);
+/// The same for all ranks: rank 0 looks and reads, the others trust it, also in its error.
+/// Collective.
+CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group);
+
+/// Whether find_checkpoint() has something to look at: a folder with an index.json, with a folder
+/// checkpoints, or with folders step_*.
+bool is_checkpoint_path(const std::string& path);
 
 /// The values of state.json, checked to be an object.
 io::Json read_state(const CheckpointInfo& checkpoint);
 
-/// One process writes. Not thread-safe.
+/// Writes the checkpoints of a run. Not thread-safe.
+///
+/// With a group the constructor and every method but list() are collective. Tensors that are whole
+/// are written by rank 0, parts (NamedTensor) by the ranks that hold them; all ranks name the same
+/// tensors in the same order. The folder has to be the same one on every rank.
 class CheckpointStore {
  public:
-  /// `folder` is `<run>/checkpoints`; it is made when missing.
-  CheckpointStore(std::string folder, CheckpointConfig config);
+  /// `folder` is `<run>/checkpoints`; it is made when missing. `group` must outlive the store.
+  CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group = nullptr);
+  /// Waits for the files that are being written. Without finish() before it, an asynchronous
+  /// checkpoint in shards stays unfinished.
+  ~CheckpointStore();
 
   /// Writes, checks in, points `latest` at it, then removes what need not be kept. A valid
   /// checkpoint of the same step is kept as it is. On an error (disk full) the unfinished folder is
-  /// removed and the others are untouched: Error(kUnavailable).
+  /// removed and the others are untouched: Error(kUnavailable), on every rank, with the rank that
+  /// failed.
+  ///
+  /// With async_save it returns as soon as the tensors are copied, and one thread per rank writes.
+  /// An error of it is thrown by the next call of any method here. A whole checkpoint is valid as
+  /// soon as it is written; one in shards after the first poll(), finish() or save() that finds
+  /// every rank's shards written.
   void save(const Snapshot& snapshot);
+
+  /// Completes an asynchronous checkpoint if every rank has written its files, and waits for none.
+  /// Cheap: without one under way it does nothing.
+  void poll();
+
+  /// Waits for an asynchronous checkpoint and completes it. To be called before the end.
+  void finish();
 
   /// All folders named step_*, newest first, each checked by size only.
   std::vector<CheckpointInfo> list() const;
@@ -92,11 +138,15 @@ class CheckpointStore {
   const std::string& folder() const { return folder_; }
 
   /// Called before each file is written, with its name, and with "rotate" before old checkpoints
-  /// are removed: where tests kill the process.
+  /// are removed: where tests kill the process. With async_save by the thread that writes.
   std::function<void(std::string_view)> before_write;
 
  private:
-  void write_files(const Snapshot& snapshot, const std::string& path);
+  struct Writing;
+  std::unique_ptr<Writing> begin(const Snapshot& snapshot, const std::string& path);
+  void write_own(Writing& writing);
+  void complete(const Writing& writing, const std::vector<std::string>& entries);
+  void give_up(int64_t step, const std::string& path, Error& error);
   void rotate();
   void announce(std::string_view name) const {
     if (before_write) before_write(name);
@@ -104,6 +154,10 @@ class CheckpointStore {
 
   std::string folder_;
   CheckpointConfig config_;
+  std::unique_ptr<dist::Group> alone_;  ///< where no group is given
+  dist::Group* group_;
+  std::unique_ptr<detail::HostCopy> host_copy_;
+  std::unique_ptr<Writing> writing_;  ///< the checkpoint under way
 };
 
 }  // namespace vgen::checkpoint
