@@ -255,6 +255,50 @@ TEST_CASE("code loader: the official layout, checked as far as it goes", "[codes
   CHECK(loader.stats().broken > 0);
 }
 
+TEST_CASE("code loader: the official layout with codes of another tokenizer", "[codes]") {
+  const test::TempDir temp;
+  CodeInfo info = test::tiny_info();
+  info.grid = {2, 2};
+  info.crop_sets = {parse_crop_set("center_flip")};
+  // Image i has the codes 100 i to 100 i + 7.
+  const auto write = [&](const std::string& name, int64_t begin, int64_t end) {
+    const OfficialWriter writer(temp / name, info);
+    for (int64_t image = begin; image < end; ++image) {
+      writer.write(image, 0, test::tiny_codes(info, image));
+    }
+    return temp / name;
+  };
+  const auto open = [&](const std::string& path, int64_t codebook_size) {
+    CodeLoader::for_training({.train = path}, {.codebook_size = codebook_size}, {.batch_size = 2});
+  };
+  const auto error = [&](const std::string& path, int64_t codebook_size) {
+    return test::error_of([&] { open(path, codebook_size); });
+  };
+  const auto expected = [](const std::string& path, const std::string& values) {
+    return path + ": " + values +
+           " images go beyond it, so they are of another tokenizer: extract them again with the "
+           "right one, or change the config";
+  };
+  const std::string path = write("flip_a", 10, 90);
+  CHECK_NOTHROW(open(path, 9000));
+  CHECK_NOTHROW(open(path, 7103));  // the images 71, 72 and 73 go beyond it: three of 64
+  CHECK(error(path, 7003) ==
+        expected(path,
+                 "70.npy has the code 7003, but the vocabulary ends at 7002; 4 of the first 64"));
+  CHECK_THAT(test::error_of([&] {
+               CodeLoader::for_validation({.val = path}, {.codebook_size = 500}, {.batch_size = 2});
+             }),
+             Contains(path + ": 10.npy has the code 1003") && Contains("; 64 of the first 64"));
+  const std::string few = write("flip_b", 10, 12);
+  CHECK_NOTHROW(open(few, 1050));  // one of two
+  CHECK(
+      error(few, 500) ==
+      expected(few, "10.npy has the code 1003, but the vocabulary ends at 499; 2 of the first 2"));
+  // What cannot be read is left to the reader.
+  test::write_file(few + "/imagenet32_codes/11.npy", "no array");
+  CHECK_NOTHROW(open(few, 1050));
+}
+
 TEST_CASE("code loader: the config names its fields", "[codes]") {
   const auto config = load_config<CodeDataConfig>("", {"train=a", "crops=[center]"});
   CHECK(config.train == "a");

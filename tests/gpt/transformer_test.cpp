@@ -1,14 +1,19 @@
 #include "vgen/gpt/transformer.h"
 
+#include <torch/csrc/autograd/profiler_legacy.h>
+
 #include <cmath>
+#include <sstream>
 
 #include "gpt/golden_gpt.h"
 #include "support/golden.h"
 #include "support/support.h"
 #include "support/torch_support.h"
+#include "vgen/tensor/autocast.h"
 
 namespace vgen {
 
+using Catch::Contains;
 using test::golden_tensor;
 
 namespace {
@@ -178,22 +183,155 @@ TEST_CASE("gpt: an untrained model is maximally unsure", "[gpt]") {
   CHECK(weight.std().item<double>() == Approx(0.02).epsilon(0.05));
 }
 
-TEST_CASE("gpt: drop path and dropout act in training alone", "[gpt]") {
-  gpt::GptConfig config = test::golden_config("gpt_c2i");
-  config.drop_path_rate = 0.5;
-  config.resid_dropout_p = 0.5;
-  torch::manual_seed(3);
-  gpt::Transformer model(config);
-  {
-    const torch::NoGradGuard no_grad;
-    model->named_parameters()["output.weight"].normal_();
-  }
+namespace {
+
+gpt::GptBatch random_batch(const gpt::GptConfig& config, int64_t batch_size) {
   gpt::GptBatch batch;
-  batch.code_BN = torch::randint(config.vocab_size, {2, config.block_size}, torch::kLong);
-  batch.condition = torch::tensor({0, 1});
-  CHECK_FALSE(torch::equal(model(batch), model(batch)));
+  batch.code_BN = torch::randint(config.vocab_size, {batch_size, config.block_size}, torch::kLong);
+  batch.condition = torch::randint(config.num_classes, {batch_size}, torch::kLong);
+  return batch;
+}
+
+// A model whose last layer is not zero, without gradients.
+gpt::Transformer random_gpt(const gpt::GptConfig& config) {
+  gpt::Transformer model(config);
+  for (auto& parameter : model->parameters()) parameter.set_requires_grad(false);
+  model->named_parameters()["output.weight"].normal_();
+  return model;
+}
+
+// What the FFN and the attention of a layer add is multiplied by these.
+void scale_branches(gpt::Transformer& model, int64_t layer, double attention, double ffn) {
+  const std::string name = "layers." + std::to_string(layer);
+  model->named_parameters()[name + ".attention.wo.weight"].mul_(attention);
+  model->named_parameters()[name + ".feed_forward.w2.weight"].mul_(ffn);
+}
+
+// Which samples have these logits: bool (B).
+torch::Tensor is_like(const torch::Tensor& logits_BNV, const torch::Tensor& expected_BNV) {
+  return (logits_BNV - expected_BNV).abs().amax({1, 2}) < 1e-4;
+}
+
+}  // namespace
+
+TEST_CASE("gpt: each kind of dropout acts in training alone", "[gpt]") {
+  gpt::GptConfig config = test::golden_config("gpt_c2i");
+  SECTION("none") {}
+  SECTION("token dropout") { config.token_dropout_p = 0.5; }
+  SECTION("residual dropout") { config.resid_dropout_p = 0.5; }
+  SECTION("FFN dropout") { config.ffn_dropout_p = 0.5; }
+  SECTION("drop path") { config.drop_path_rate = 0.5; }
+  const bool is_random = config.token_dropout_p + config.resid_dropout_p + config.ffn_dropout_p +
+                             config.drop_path_rate >
+                         0;
+  torch::manual_seed(3);
+  auto model = random_gpt(config);
+  const gpt::GptBatch batch = random_batch(config, 8);
+  const auto first = model(batch), second = model(batch);
+  CHECK(torch::equal(first, second) != is_random);
   model->eval();
   CHECK(torch::equal(model(batch), model(batch)));
+  CHECK(torch::equal(model(batch), first) != is_random);
+}
+
+TEST_CASE("gpt: a layer whose drop path rate is 1 is the identity", "[gpt]") {
+  gpt::GptConfig config = test::golden_config("gpt_c2i");
+  config.drop_path_rate = 1;  // of the second layer; the first has 0
+  torch::manual_seed(4);
+  auto model = random_gpt(config);
+  const gpt::GptBatch batch = random_batch(config, 4);
+  const auto dropped = model(batch);
+  CHECK_FALSE(torch::allclose(dropped, (model->eval(), model(batch))));
+  scale_branches(model, /*layer=*/1, 0, 0);
+  CHECK_THAT(model(batch), test::AllClose(dropped, test::kFloat32));
+}
+
+TEST_CASE("gpt: drop path is drawn per sample and branch, what stays is scaled", "[gpt]") {
+  gpt::GptConfig config = test::golden_config("gpt_c2i");
+  config.drop_path_rate = 0.75;
+  config.block_size = 4;
+  const auto same_model = [&] {
+    torch::manual_seed(5);
+    return random_gpt(config);
+  };
+  auto model = same_model();
+  const gpt::GptBatch batch = random_batch(config, 100);
+  const auto logits = model(batch);
+  auto is_explained = torch::zeros({100}, torch::kBool);
+  for (const bool has_attention : {false, true}) {
+    for (const bool has_ffn : {false, true}) {
+      INFO("attention " << has_attention << ", FFN " << has_ffn);
+      auto expected = same_model();
+      expected->eval();
+      // A quarter stays, so it counts four times.
+      scale_branches(expected, /*layer=*/1, has_attention ? 4 : 0, has_ffn ? 4 : 0);
+      const auto is_this = is_like(logits, expected(batch));
+      const double p = (has_attention ? 0.25 : 0.75) * (has_ffn ? 0.25 : 0.75);
+      CHECK(is_this.sum().item<double>() ==
+            Approx(100 * p).margin(5 * std::sqrt(100 * p * (1 - p))));
+      CHECK(is_this.sum().item<int64_t>() > 0);
+      is_explained.logical_or_(is_this);
+    }
+  }
+  CHECK(is_explained.all().item<bool>());
+}
+
+TEST_CASE("gpt: the drop path rate rises linearly with depth", "[gpt]") {
+  gpt::GptConfig config = test::golden_config("gpt_c2i");
+  config.n_layer = 3;
+  config.drop_path_rate = 0.8;
+  config.block_size = 4;
+  torch::manual_seed(6);
+  constexpr int64_t kSamples = 400;
+  const gpt::GptBatch batch = random_batch(config, kSamples);
+  for (int64_t layer = 0; layer < 3; ++layer) {
+    INFO("layer " << layer);
+    // Only the FFN of this layer adds anything.
+    auto model = random_gpt(config);
+    for (int64_t i = 0; i < 3; ++i) scale_branches(model, i, 0, i == layer ? 1 : 0);
+    const auto logits = model(batch);
+    model->eval();
+    scale_branches(model, layer, 0, 0);
+    const double share = is_like(logits, model(batch)).to(torch::kDouble).mean().item<double>();
+    const double p = 0.4 * static_cast<double>(layer);
+    CHECK(share == Approx(p).margin(5 * std::sqrt(p * (1 - p) / kSamples)));
+  }
+}
+
+namespace {
+
+// The operators that run, as a trace.
+std::string trace(const std::function<void()>& body) {
+  std::ostringstream events;
+  {
+    const torch::autograd::profiler::RecordProfile profile(events);
+    body();
+  }
+  return events.str();
+}
+
+}  // namespace
+
+TEST_CASE("gpt: class-conditional attention is the flash kernel, no S x S mask", "[gpt]") {
+  const std::string name = GENERATE(as<std::string>(), "gpt_c2i", "gpt_gqa");
+  const bool is_narrow = GENERATE(false, true);
+  INFO(name << (is_narrow ? ", bf16" : ", fp32"));
+  auto model = test::golden_gpt(name);
+  model->train();
+  const gpt::GptBatch batch = random_batch(model->config(), 2);
+  const auto run = [&] {
+    const Autocast autocast(torch::kCPU, is_narrow ? torch::kBFloat16 : torch::kFloat32);
+    gpt::gpt_loss(model(batch), batch.code_BN).backward();
+  };
+  const std::string flash = "_scaled_dot_product_flash_attention_for_cpu";
+  const std::string math = "_scaled_dot_product_attention_math";
+  const std::string operators = trace(run);
+  CHECK_THAT(operators, Contains(flash + "\"") && Contains(flash + "_backward"));
+  CHECK_THAT(operators, !Contains(math) && !Contains("aten::softmax"));
+  at::globalContext().setSDPUseFlash(false);
+  const std::string without = trace(run);
+  at::globalContext().setSDPUseFlash(true);
+  CHECK_THAT(without, Contains(math) && !Contains(flash));  // the difference is seen
 }
 
 TEST_CASE("gpt: sizes that do not fit together are refused", "[gpt]") {

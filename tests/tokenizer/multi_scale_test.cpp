@@ -10,6 +10,7 @@
 #include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/strings.h"
 #include "vgen/io/json.h"
+#include "vgen/io/safetensors.h"
 #include "vgen/tokenizer/multi_scale_vqvae.h"
 
 namespace vgen::tokenizer {
@@ -235,6 +236,76 @@ TEST_CASE("multi-scale: one phi, one for each scale, none", "[tokenizer]") {
   MultiScaleQuantizer plain(config);
   const torch::Tensor h_BZpp = torch::randn({1, 4, 4, 4});
   CHECK(plain->contribution(2, h_BZpp).equal(h_BZpp));
+}
+
+/// phi(x) = factor x, of every scale that uses this one.
+void make_multiple(torch::nn::Module& quantizer, const std::string& phi, double factor) {
+  const torch::NoGradGuard no_grad;
+  const auto parameters = quantizer.named_parameters();
+  torch::Tensor weight = parameters[phi + ".weight"];  // phi(x) = x / 2 + conv(x) / 2
+  weight.zero_();
+  for (int64_t z = 0; z < weight.size(0); ++z) weight[z][z][1][1] = 2 * factor - 1;
+  parameters[phi + ".bias"].zero_();
+}
+
+TEST_CASE("multi-scale: each scale goes through its own phi, or all through one", "[tokenizer]") {
+  const bool is_shared = GENERATE(true, false);
+  CAPTURE(is_shared);
+  torch::manual_seed(7);
+  const MultiScaleQuantizerConfig config{.codebook_size = 24,
+                                         .z_channels = 4,
+                                         .patch_nums = {1, 2, 4},
+                                         .share_quant_resi = is_shared ? 1 : 0};
+  MultiScaleQuantizer quantizer(config);
+  const std::vector<double> factors =
+      is_shared ? std::vector<double>{0.75, 0.75, 0.75} : std::vector<double>{1, 0.5, 0.25};
+  for (size_t k = 0; k < 3; ++k) {
+    make_multiple(*quantizer, is_shared ? "quant_resi.qresi" : str_cat("quant_resi.", k),
+                  factors[k]);
+  }
+  const torch::NoGradGuard no_grad;
+  quantizer->eval();
+  torch::Tensor codes_VZ = quantizer->named_parameters()["embedding.weight"];
+  codes_VZ.normal_();
+
+  // The same by hand.
+  const torch::Tensor f_BZhw = torch::randn({2, 4, 4, 4});
+  torch::Tensor fhat_BZhw = torch::zeros_like(f_BZhw);
+  std::vector<torch::Tensor> indices, sums;
+  for (size_t k = 0; k < 3; ++k) {
+    const int64_t p = config.patch_nums[k];
+    const torch::Tensor row_NZ = torch::adaptive_avg_pool2d(f_BZhw - fhat_BZhw, {p, p})
+                                     .permute({0, 2, 3, 1})
+                                     .reshape({-1, 4});
+    const torch::Tensor index_N = torch::cdist(row_NZ, codes_VZ).argmin(1);
+    const torch::Tensor h_BZpp =
+        codes_VZ.index_select(0, index_N).view({2, p, p, 4}).permute({0, 3, 1, 2});
+    fhat_BZhw = fhat_BZhw + factors[k] * at::upsample_bicubic2d(h_BZpp, {4, 4}, false);
+    indices.push_back(index_N.view({2, p * p}));
+    sums.push_back(fhat_BZhw);
+  }
+  const auto check = [&](MultiScaleQuantizer& subject) {
+    const auto output = subject(f_BZhw);
+    CHECK(output.index_BL.equal(torch::cat(indices, 1)));
+    CHECK(subject->encode(f_BZhw).equal(output.index_BL));
+    CHECK_THAT(output.quant_BZhw, AllClose(fhat_BZhw, test::kFloat32));
+    const auto latents = subject->latents(output.index_BL);
+    for (size_t k = 0; k < 3; ++k) {
+      CHECK_THAT(latents[k], AllClose(sums[k], test::kFloat32));
+      CHECK_THAT(output.error_K[static_cast<int64_t>(k)],
+                 AllClose(torch::mse_loss(sums[k], f_BZhw), test::kFloat32));
+    }
+    CHECK_THAT(output.power, AllClose(f_BZhw.square().mean(), test::kFloat32));
+  };
+  check(quantizer);
+
+  const test::TempDir temp;
+  io::write_safetensors(temp / "a.safetensors",
+                        checkpoint::as_arrays(checkpoint::named_state(*quantizer)));
+  MultiScaleQuantizer loaded(config);
+  loaded->eval();
+  checkpoint::load_into(*loaded, io::load_state_dict(temp / "a.safetensors"));
+  check(loaded);
 }
 
 TEST_CASE("multi-scale: averages of hits count once per scale", "[tokenizer]") {

@@ -8,6 +8,7 @@
 #include "support/torch_support.h"
 #include "var/golden_var.h"
 #include "vgen/checkpoint/named_tensors.h"
+#include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
 
 namespace vgen {
@@ -35,6 +36,12 @@ void check_std(const torch::Tensor& weight, double expected) {
   CHECK(weight.std().item<double>() == Approx(expected).epsilon(error));
 }
 
+// A mean within five standard errors of zero.
+void check_centred(const torch::Tensor& weight, double std) {
+  const double error = std / std::sqrt(static_cast<double>(weight.numel()));
+  CHECK(std::abs(weight.mean().item<double>()) < 5 * error);
+}
+
 }  // namespace
 
 TEST_CASE("var: names, order, logits and losses of the official code", "[var][golden]") {
@@ -52,7 +59,7 @@ TEST_CASE("var: names, order, logits and losses of the official code", "[var][go
   CHECK(logits_BLV.scalar_type() == torch::kFloat32);
   CHECK_THAT(logits_BLV, test::AllClose(golden_tensor(name + "/logits.npy"), test::kParity));
   const auto expected_BL = golden_tensor(name + "/loss_tokens.npy");
-  const auto loss_BL = var::token_losses(logits_BLV, input.code_BL);
+  const auto loss_BL = nn::cross_entropy(logits_BLV, input.code_BL);
   CHECK_THAT(loss_BL, test::AllClose(expected_BL, test::kParity));
   const auto weight_L = torch::full({30}, 1.0 / 30);
   CHECK(var::var_loss(loss_BL, weight_L).item<double>() ==
@@ -67,16 +74,6 @@ TEST_CASE("var: the buffers say which scale sees which", "[var][golden]") {
     INFO(name);
     CHECK(torch::equal(model->named_buffers()[name], checkpoint::as_tensor(*official.find(name))));
   }
-}
-
-TEST_CASE("var: label smoothing mixes the target with all codes", "[var]") {
-  torch::manual_seed(1);
-  const auto logits_BLV = torch::randn({2, 3, 5});
-  const auto code_BL = torch::randint(5, {2, 3}, torch::kLong);
-  const auto log_p = torch::log_softmax(logits_BLV, -1);
-  const auto of_target = -log_p.gather(-1, code_BL.unsqueeze(-1)).squeeze(-1);
-  CHECK_THAT(var::token_losses(logits_BLV, code_BL, 0.1),
-             test::AllClose(0.9 * of_target - 0.1 * log_p.mean(-1), test::kFloat32));
 }
 
 TEST_CASE("var: attention is the same however its queries are grouped", "[var]") {
@@ -148,7 +145,7 @@ TEST_CASE("var: every parameter gets a gradient", "[var]") {
   auto model = test::golden_var(name);
   model->train();
   const Input input(name);
-  var::token_losses(model(input.label_B, input.teacher_BMZ), input.code_BL).mean().backward();
+  nn::cross_entropy(model(input.label_B, input.teacher_BMZ), input.code_BL).mean().backward();
   for (const auto& item : model->named_parameters()) {
     INFO(item.key());
     REQUIRE(item.value().grad().defined());
@@ -194,9 +191,10 @@ TEST_CASE("var: parameter counts of the published sizes", "[var]") {
     size_t entries;
     int64_t tokens;
   };
-  for (const Size& size : {Size{"d16", 310283520, 220, 680}, Size{"d20", 600917136, 272, 680},
-                           Size{"d24", 1033399360, 324, 680}, Size{"d30", 2010020356, 402, 680},
-                           Size{"d36-s", 2353893904, 446, 2240}}) {
+  for (const Size& size :
+       {Size{"d12", 133186960, 168, 680}, Size{"d16", 310283520, 220, 680},
+        Size{"d20", 600917136, 272, 680}, Size{"d24", 1033399360, 324, 680},
+        Size{"d30", 2010020356, 402, 680}, Size{"d36-s", 2353893904, 446, 2240}}) {
     INFO(size.name);
     const var::VarConfig config = var::var_size(size.name);
     const var::VarTransformer model(config, torch::kMeta);
@@ -208,6 +206,50 @@ TEST_CASE("var: parameter counts of the published sizes", "[var]") {
     CHECK(config.head_dim() == 64);
     CHECK(static_cast<int64_t>(model->blocks().size()) == config.depth);
   }
+}
+
+TEST_CASE("var: width, heads and drop path follow from the depth", "[var]") {
+  struct Rule {
+    const char* name;
+    int64_t depth, width;
+    double max_drop_path;
+  };
+  for (const Rule& rule : {Rule{"d12", 12, 768, 0.05}, Rule{"d16", 16, 1024, 0.1 * 2 / 3},
+                           Rule{"d20", 20, 1280, 0.1 * 5 / 6}, Rule{"d24", 24, 1536, 0.1},
+                           Rule{"d30", 30, 1920, 0.125}, Rule{"d36-s", 36, 2304, 0.15}}) {
+    INFO(rule.name);
+    const var::VarConfig config = var::var_size(rule.name);
+    CHECK(config.depth == rule.depth);
+    CHECK(config.width() == rule.width);
+    CHECK(config.heads() == rule.depth);
+    CHECK(config.ffn_dim() == 4 * rule.width);
+    CHECK(config.max_drop_path() == Approx(rule.max_drop_path));
+    CHECK(config.attn_l2_norm);
+    CHECK(config.shared_adaln == (rule.depth == 36));
+  }
+  var::VarConfig config = var::var_size("d24");
+  config.drop_path_rate = 0.3;
+  CHECK(config.max_drop_path() == 0.3);
+}
+
+TEST_CASE("var: the first block is never dropped, the last one most often", "[var]") {
+  var::VarConfig config = test::golden_var_config("var");  // two blocks
+  config.drop_path_rate = 1;
+  config.init_adaln_gamma = config.init_head = 1;  // so that the branches matter
+  torch::manual_seed(6);
+  var::VarTransformer model(config);
+  const Input input("var");
+  const torch::NoGradGuard no_grad;
+  const auto change_by = [&](const std::string& block) {
+    const auto before = model(input.label_B, input.teacher_BMZ);
+    model->named_parameters()["blocks." + block + ".ffn.fc2.bias"].add_(1);
+    return (model(input.label_B, input.teacher_BMZ) - before).abs().max().item<double>();
+  };
+  model->train();
+  CHECK(change_by("1") == 0);
+  CHECK(change_by("0") > 0);
+  model->eval();
+  CHECK(change_by("1") > 0);
 }
 
 TEST_CASE("var: initial weights", "[var]") {
@@ -228,6 +270,7 @@ TEST_CASE("var: initial weights", "[var]") {
   const auto check_named = [&](const std::string& name, double expected) {
     INFO(name);
     check_std(weights[name], expected);
+    check_centred(weights[name], expected);
   };
   check_named("pos_start", base);
   check_named("pos_1LC", base);
@@ -243,6 +286,7 @@ TEST_CASE("var: initial weights", "[var]") {
   if (is_shared) {
     check_named("shared_ada_lin.1.weight", std);
     const auto gss = weights["blocks.0.ada_gss"];
+    check_centred(gss.slice(2, 2), 0.5 / std::sqrt(128));
     check_std(gss.slice(2, 0, 2), 1e-3 / std::sqrt(128));
     check_std(gss.slice(2, 2), 0.5 / std::sqrt(128));
   } else {
@@ -260,7 +304,7 @@ TEST_CASE("var: an untrained model is unsure", "[var]") {
   torch::manual_seed(5);
   var::VarTransformer model(test::golden_var_config("var"));
   const Input input("var");
-  const auto loss = var::token_losses(model(input.label_B, input.teacher_BMZ), input.code_BL);
+  const auto loss = nn::cross_entropy(model(input.label_B, input.teacher_BMZ), input.code_BL);
   CHECK(loss.mean().item<double>() == Approx(std::log(64.0)).epsilon(0.01));
 }
 
@@ -270,12 +314,14 @@ TEST_CASE("var: sizes that do not fit together are refused", "[var]") {
     change(config);
     return test::error_of([&] { var::VarTransformer model(config, torch::kMeta); });
   };
-  CHECK(error_with([](auto& c) {
-          c.patch_nums = {2, 4};
-        }) ==
-        "model.patch_nums: [2, 4] must begin with 1, the scale that the class alone predicts");
-  CHECK(error_with([](auto& c) { c.patch_nums = {}; }) ==
-        "model.patch_nums: [] must begin with 1, the scale that the class alone predicts");
+  CHECK(
+      error_with([](auto& c) {
+        c.patch_nums = {2, 4};
+      }) ==
+      "model.patch_nums: [2, 4] must begin with 1, the scale that the class alone predicts; other "
+      "beginnings are not supported");
+  CHECK_THAT(error_with([](auto& c) { c.patch_nums = {}; }),
+             Contains("model.patch_nums: [] must begin with 1"));
   CHECK(error_with([](auto& c) {
           c.patch_nums = {1, 3, 3};
         }) == "model.patch_nums: [1, 3, 3] must grow from scale to scale");
@@ -286,7 +332,7 @@ TEST_CASE("var: sizes that do not fit together are refused", "[var]") {
   CHECK(error_with([](auto& c) { c.init_std = -0.5; }) ==
         "model.init_std: -0.5 must be -1 or at least 0");
   CHECK(test::error_of([] { var::var_size("d17"); }) ==
-        "VAR size 'd17': expected one of d16, d20, d24, d30, d36-s");
+        "VAR size 'd17': expected one of d12, d16, d20, d24, d30, d36-s");
 }
 
 TEST_CASE("var: inputs of another shape are refused", "[var]") {

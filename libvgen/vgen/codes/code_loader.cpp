@@ -225,6 +225,40 @@ std::vector<size_t> choose_sets(const CodeInfo& info, const std::vector<std::str
   return chosen;
 }
 
+constexpr int64_t kProbedImages = 64;
+constexpr int64_t kFewMisfits = 3;
+
+/// Refuses codes of another tokenizer where the dataset does not know its vocabulary: they would be
+/// left out one by one. What cannot be read is left to the reader.
+void check_vocabulary(const CodeDataset& dataset, const Plan& plan) {
+  const int64_t codebook_size = plan.required.codebook_size;
+  if (codebook_size == 0 || dataset.info().codebook_size != 0) return;
+  const size_t crop_set = plan.crop_sets[0];
+  const int64_t crop = dataset.info().crop_sets[crop_set].middle();
+  const int64_t probed = std::min(dataset.size(), kProbedImages);
+  std::vector<int64_t> code_T(static_cast<size_t>(dataset.info().num_tokens()));
+  int64_t misfits = 0, first = 0, first_code = 0;
+  for (int64_t index = 0; index < probed; ++index) {
+    try {
+      dataset.read(index, crop_set, crop, code_T);
+    } catch (const Error&) {
+      continue;
+    }
+    const int64_t highest = *std::ranges::max_element(code_T);
+    if (highest < codebook_size) continue;
+    if (misfits == 0) {
+      first = index;
+      first_code = highest;
+    }
+    ++misfits;
+  }
+  require(misfits <= kFewMisfits && misfits < probed, ErrorCode::kInvalidArgument,
+          dataset.name(first), ".npy has the code ", first_code, ", but the vocabulary ends at ",
+          codebook_size - 1, "; ", misfits, " of the first ", probed,
+          " images go beyond it, so they are of another tokenizer: extract them again with the "
+          "right one, or change the config");
+}
+
 data::SamplerConfig sampler_config(const Plan& plan, int64_t size) {
   const auto tail = !plan.is_training                  ? data::ShardTail::kKeep
                     : plan.config.shard_tail == "drop" ? data::ShardTail::kDrop
@@ -249,6 +283,7 @@ struct CodeLoader::Impl {
       check_fits(dataset.info(), plan.required);
       plan.crop_sets = choose_sets(
           dataset.info(), plan.is_training ? plan.config.crops : std::vector<std::string>{});
+      check_vocabulary(dataset, plan);
     } catch (Error& error) {
       error.add_context(plan.path);
       throw;

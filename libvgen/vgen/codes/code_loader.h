@@ -10,6 +10,10 @@
 // vocabulary, a label out of range): `on_broken: fail` hands the error to the consumer. `skip`
 // leaves the sample out, and the batch takes the following samples of the order. Each is counted,
 // each cause is logged once. A whole epoch without a full batch is an error in both cases.
+//
+// The official layout does not tell its vocabulary, so its first 64 images are read before anything
+// else: where more than three of them, or all, go beyond the vocabulary asked for, they are of
+// another tokenizer, and the loader is not made.
 
 #include <ATen/core/Tensor.h>
 
@@ -55,7 +59,7 @@ struct CodeBatch {
 class CodeLoader {
  public:
   /// Training: shuffled, random crops, endless. Opens config.train. Throws Error(kInvalidArgument)
-  /// where the codes are not what `required` asks for: check_fits().
+  /// where the codes are not what `required` asks for: check_fits(), and above.
   static CodeLoader for_training(const CodeDataConfig& config, const CodeRequirements& required,
                                  const data::LoaderOptions& options);
   /// Validation: in order, nothing random, every image exactly once per pass (ranks may differ by

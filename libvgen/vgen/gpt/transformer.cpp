@@ -4,11 +4,12 @@
 
 #include <cmath>
 
+#include "vgen/nn/cross_entropy.h"
 #include "vgen/nn/rotary.h"
+#include "vgen/nn/swiglu.h"
+#include "vgen/tensor/block.h"
 
 namespace vgen::gpt {
-
-namespace F = torch::nn::functional;
 
 namespace {
 
@@ -28,24 +29,20 @@ torch::Tensor drop_path(const torch::Tensor& x_BSC, double p, bool is_training) 
 AttentionImpl::AttentionImpl(const GptConfig& config)
     : n_head_(config.n_head),
       n_kv_head_(config.num_kv_heads()),
-      head_dim_(config.head_dim()),
       dropout_p_(config.resid_dropout_p) {
-  wqkv_ = register_module("wqkv", linear(config.dim, (n_head_ + 2 * n_kv_head_) * head_dim_));
+  const int64_t num_heads = n_head_ + 2 * n_kv_head_;
+  wqkv_ = register_module("wqkv", linear(config.dim, num_heads * config.head_dim()));
   wo_ = register_module("wo", linear(config.dim, config.dim));
 }
 
 torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BSC, const torch::Tensor& rope_SP2,
                                      const torch::Tensor& mask_B1SS) {
-  const auto heads = wqkv_(x_BSC)
-                         .unflatten(-1, {n_head_ + 2 * n_kv_head_, head_dim_})
-                         .split_with_sizes({n_head_, n_kv_head_, n_kv_head_}, 2);
-  const auto query = nn::apply_rotary(heads[0], rope_SP2).transpose(1, 2);
-  const auto key = nn::apply_rotary(heads[1], rope_SP2).transpose(1, 2);
-  const auto value = heads[2].transpose(1, 2);
+  const auto heads = nn::rotary_heads(wqkv_(x_BSC), rope_SP2, n_head_, n_kv_head_);
   const bool is_causal = !mask_B1SS.defined();
   const auto mixed = at::scaled_dot_product_attention(
-      query, key, value, is_causal ? std::nullopt : std::optional(mask_B1SS), /*dropout_p=*/0.0,
-      is_causal, /*scale=*/std::nullopt, /*enable_gqa=*/n_kv_head_ != n_head_);
+      heads.query_BHSD, heads.key_BKSD, heads.value_BKSD,
+      is_causal ? std::nullopt : std::optional(mask_B1SS), /*dropout_p=*/0.0, is_causal,
+      /*scale=*/std::nullopt, /*enable_gqa=*/n_kv_head_ != n_head_);
   const auto out_BSC = wo_(mixed.transpose(1, 2).flatten(2));
   return torch::dropout(out_BSC, dropout_p_, is_training());
 }
@@ -57,7 +54,7 @@ FeedForwardImpl::FeedForwardImpl(const GptConfig& config) : dropout_p_(config.ff
 }
 
 torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BSC) {
-  return torch::dropout(w2_(torch::silu(w1_(x_BSC)) * w3_(x_BSC)), dropout_p_, is_training());
+  return torch::dropout(w2_(nn::swiglu(w1_(x_BSC), w3_(x_BSC))), dropout_p_, is_training());
 }
 
 BlockImpl::BlockImpl(const GptConfig& config, double drop_path_p) : drop_path_p_(drop_path_p) {
@@ -154,20 +151,21 @@ torch::Tensor TransformerImpl::forward(const GptBatch& batch) {
   if (rope_SP2_.device() != x_BSC.device()) rope_SP2_ = rope_SP2_.to(x_BSC.device());
   const auto rope_SP2 = rope_SP2_.slice(0, 0, x_BSC.size(1));
   for (const auto& layer : *layers_) {
-    x_BSC = layer->as<Block>()->forward(x_BSC, rope_SP2, batch.mask_B1SS);
+    auto* block = layer->as<Block>();
+    const auto forward = [block, rope_SP2, mask_B1SS = batch.mask_B1SS](
+                             const std::vector<torch::Tensor>& inputs) {
+      return block->forward(inputs[0], rope_SP2, mask_B1SS);
+    };
+    x_BSC = run_block(*block, {x_BSC}, forward);
   }
   x_BSC = norm_(x_BSC.slice(1, num_condition_tokens - 1));
-  return output_(x_BSC).to(torch::kFloat32);
+  return output_(x_BSC);
 }
 
 torch::Tensor gpt_loss(const torch::Tensor& logits_BNV, const torch::Tensor& code_BN,
                        const torch::Tensor& valid_B) {
-  const auto logits = logits_BNV.flatten(0, 1);
-  const auto target = code_BN.flatten();
-  if (!valid_B.defined()) return F::cross_entropy(logits, target);
-  const auto loss_BN =
-      F::cross_entropy(logits, target, F::CrossEntropyFuncOptions().reduction(torch::kNone))
-          .view_as(code_BN);
+  const auto loss_BN = nn::cross_entropy(logits_BNV, code_BN);
+  if (!valid_B.defined()) return loss_BN.mean();
   const auto weight_B1 = valid_B.to(torch::kFloat32).unsqueeze(1);
   const auto count = (weight_B1.sum() * code_BN.size(1)).clamp_min(1);
   return (loss_BN * weight_B1).sum() / count;

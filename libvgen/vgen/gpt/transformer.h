@@ -27,7 +27,7 @@ class AttentionImpl : public torch::nn::Module {
                         const torch::Tensor& mask_B1SS);
 
  private:
-  int64_t n_head_, n_kv_head_, head_dim_;
+  int64_t n_head_, n_kv_head_;
   double dropout_p_;
   torch::nn::Linear wqkv_{nullptr}, wo_{nullptr};
 };
@@ -105,8 +105,8 @@ class TransformerImpl : public torch::nn::Module {
   /// config that GptConfig::validate refuses.
   explicit TransformerImpl(const GptConfig& config);
 
-  /// Logits of every image token given the condition and the tokens before: (B, N, V), float32;
-  /// position i predicts code_BN[:, i].
+  /// Logits of every image token given the condition and the tokens before: (B, N, V), in the dtype
+  /// of matrix products (float32, under autocast its own); position i predicts code_BN[:, i].
   torch::Tensor forward(const GptBatch& batch);
 
   const GptConfig& config() const { return config_; }
@@ -126,7 +126,7 @@ class TransformerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Transformer);
 
-/// Mean cross entropy of logits_BNV against code_BN, float32 scalar. valid_B (t2i, may be
+/// Mean of nn::cross_entropy of logits_BNV against code_BN, float32 scalar. valid_B (t2i, may be
 /// undefined): weights of the samples; sum(ce * valid) / max(N * sum(valid), 1).
 torch::Tensor gpt_loss(const torch::Tensor& logits_BNV, const torch::Tensor& code_BN,
                        const torch::Tensor& valid_B = {});

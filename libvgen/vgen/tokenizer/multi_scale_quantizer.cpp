@@ -194,6 +194,7 @@ MultiScaleQuantizerImpl::Output MultiScaleQuantizerImpl::forward_until(
   output.index_BL = torch::cat(indices, 1);
   output.hits_KV = torch::stack(hits);
   output.error_K = torch::stack(errors);
+  output.power = fixed_f.square().mean();
   if (is_training()) {
     output.loss = torch::stack(losses).mean();
     record_hits(output.hits_KV);

@@ -68,6 +68,7 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
     torch::Tensor loss;
     torch::Tensor hits_KV;  ///< float32, without graph: how often this batch uses a code
     torch::Tensor error_K;  ///< float32, without graph: mse(fhat_k, f) after each scale
+    torch::Tensor power;  ///< scalar, float32, without graph: the mean of f^2, all there is to tell
   };
   /// f_BZhw: floating, any dtype, h = w = the last patch number: Error(kInvalidArgument).
   /// Training also updates ema_vocab_hit_SV.

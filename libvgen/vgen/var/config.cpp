@@ -25,7 +25,8 @@ void VarConfig::validate() const {
   constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   const std::string sides = format_shape(patch_nums);
   require(!patch_nums.empty() && patch_nums.front() == 1, kInvalid, "model.patch_nums: ", sides,
-          " must begin with 1, the scale that the class alone predicts");
+          " must begin with 1, the scale that the class alone predicts; other beginnings are not "
+          "supported");
   for (size_t i = 1; i < patch_nums.size(); ++i) {
     require(patch_nums[i] > patch_nums[i - 1], kInvalid, "model.patch_nums: ", sides,
             " must grow from scale to scale");
@@ -46,12 +47,12 @@ VarConfig var_size(const std::string& name) {
     config.patch_nums = {1, 2, 3, 4, 6, 9, 13, 18, 24, 32};
     return config;
   }
-  for (const int64_t depth : {16, 20, 24, 30}) {
+  for (const int64_t depth : {12, 16, 20, 24, 30}) {
     config.depth = depth;
     if (name == str_cat("d", depth)) return config;
   }
   throw_error(ErrorCode::kInvalidArgument, "VAR size '", printable(name),
-              "': expected one of d16, d20, d24, d30, d36-s");
+              "': expected one of d12, d16, d20, d24, d30, d36-s");
 }
 
 }  // namespace vgen::var

@@ -74,7 +74,7 @@ void visit_fields(Visitor& v, VarConfig& c) {
 }
 
 /// The published models: "d16", "d20", "d24", "d30" (256 pixels) and "d36-s" (512 pixels, shared
-/// adaLN). Throws Error(kInvalidArgument) for another name.
+/// adaLN); "d12" follows from the same rule. Throws Error(kInvalidArgument) for another name.
 VarConfig var_size(const std::string& name);
 
 }  // namespace vgen::var

@@ -8,12 +8,11 @@
 
 #include "vgen/nn/skip_init.h"
 #include "vgen/tensor/autocast.h"
+#include "vgen/tensor/block.h"
 
 namespace vgen::var {
 
 namespace {
-
-namespace F = torch::nn::functional;
 
 // Stochastic depth per sample (arXiv:1603.09382): kept samples are scaled by 1 / (1 - p).
 torch::Tensor drop_path(const torch::Tensor& x_BLC, double p, bool is_training) {
@@ -206,18 +205,15 @@ torch::Tensor VarTransformerImpl::forward(const torch::Tensor& label_B,
   const c10::ScalarType dtype = compute_dtype(x_BLC.device());
   x_BLC = x_BLC.to(dtype);
   const auto cond = (shared_ada_lin_ ? shared_ada_lin_(class_BC) : class_BC).to(dtype);
-  const auto& query_groups = groups(last, x_BLC.options());
-  for (const auto& block : *blocks_) {
-    x_BLC = block->as<Block>()->forward(x_BLC, cond, query_groups);
+  const std::vector<QueryGroup> query_groups = groups(last, x_BLC.options());
+  for (const auto& module : *blocks_) {
+    auto* block = module->as<Block>();
+    const auto forward = [block, query_groups](const std::vector<torch::Tensor>& inputs) {
+      return block->forward(inputs[0], inputs[1], query_groups);
+    };
+    x_BLC = run_block(*block, {x_BLC, cond}, forward);
   }
   return head_(head_nm_(x_BLC.to(torch::kFloat32), class_BC)).to(torch::kFloat32);
-}
-
-torch::Tensor token_losses(const torch::Tensor& logits_BlV, const torch::Tensor& code_Bl,
-                           double label_smoothing) {
-  const auto options =
-      F::CrossEntropyFuncOptions().reduction(torch::kNone).label_smoothing(label_smoothing);
-  return F::cross_entropy(logits_BlV.flatten(0, 1), code_Bl.flatten(), options).view_as(code_Bl);
 }
 
 torch::Tensor var_loss(const torch::Tensor& loss_Bl, const torch::Tensor& weight_l) {

@@ -113,13 +113,8 @@ class VarTransformerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(VarTransformer);
 
-/// Cross entropy of each token, nats: float32 (B, l). logits_BlV: float32. code_Bl: int64 in
-/// [0, V). label_smoothing: share of the target that is spread over all codes.
-torch::Tensor token_losses(const torch::Tensor& logits_BlV, const torch::Tensor& code_Bl,
-                           double label_smoothing = 0);
-
-/// The mean over the batch of each sample's weighted sum, scalar. weight_l: float32; all 1 / L
-/// gives the mean over tokens.
+/// The mean over the batch of each sample's weighted sum, scalar. loss_Bl: cross entropies of the
+/// tokens, nn::cross_entropy. weight_l: float32; all 1 / L gives the mean over tokens.
 torch::Tensor var_loss(const torch::Tensor& loss_Bl, const torch::Tensor& weight_l);
 
 }  // namespace vgen::var
