@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <regex>
 
 #include "codes/codes_support.h"
 #include "support/golden.h"
@@ -91,7 +92,7 @@ void check_trace(Trainer& trainer, int64_t first_step) {
   const io::StateDict expected = io::load_state_dict(golden("train_gpt/final.safetensors"));
   const auto state = checkpoint::named_state(trainer.task().model());
   REQUIRE(state.size() == expected.tensors.size());
-  for (const auto& [name, tensor] : state) {
+  for (const auto& [name, tensor, sizes, begin] : state) {
     const io::Array* array = expected.find(name);
     REQUIRE(array != nullptr);
     INFO(name);
@@ -104,7 +105,7 @@ TEST_CASE("gpt training: losses, gradients and weights of the official code", "[
   const int64_t micro_batches = GENERATE(1, 2);
   config.run.grad_accum_steps = micro_batches;
   GoldenTask task(config, "train_gpt/init.pt", 0);
-  const auto strategy = dist::make_strategy({});
+  const auto strategy = dist::single_process();
   Trainer trainer(config.run, task, *strategy, torch::kCPU);
   check_trace(trainer, 0);
 }
@@ -113,13 +114,13 @@ TEST_CASE("gpt training: losses, gradients and weights of the official code", "[
 TEST_CASE("gpt training: goes on from an official checkpoint's optimizer", "[train][golden]") {
   const GptRunConfig config = golden_config();
   GoldenTask task(config, "train_gpt/step5.pt", 5);
-  const auto strategy = dist::make_strategy({});
+  const auto strategy = dist::single_process();
   Trainer trainer(config.run, task, *strategy, torch::kCPU);
 
   std::vector<std::string> names;
   const auto parameters = checkpoint::named_parameters(task.model());
   for (const bool is_matrix : {true, false}) {
-    for (const auto& [name, tensor] : parameters) {
+    for (const auto& [name, tensor, sizes, begin] : parameters) {
       if ((tensor.dim() >= 2) == is_matrix) names.push_back(name);
     }
   }
@@ -135,7 +136,7 @@ TEST_CASE("gpt training: goes on from an official checkpoint's optimizer", "[tra
   REQUIRE(official.size() == 3 * names.size());
   const checkpoint::Snapshot snapshot = trainer.snapshot();
   REQUIRE(snapshot.files.back().name == "optimizer.safetensors");
-  for (auto [name, tensor] : snapshot.files.back().tensors) {
+  for (auto [name, tensor, sizes, begin] : snapshot.files.back().tensors) {
     if (name == "step") {
       tensor.fill_(5);
     } else {
@@ -215,6 +216,19 @@ TEST_CASE("gpt training: a run learns, validates and draws", "[train]") {
   CHECK(result.metrics.at("accuracy") <= 1);
   CHECK(small.values("r", "train/tokens_per_s").at(60) > 0);
   CHECK(small.values("r", "train/mfu").at(60) > 0);
+  const auto waits = small.values("r", "train/data_wait_share");
+  CHECK(waits.size() >= 59);
+  for (const auto& [step, share] : waits) {
+    INFO("step " << step);
+    CHECK(share >= 0);
+    CHECK(share < 1);
+  }
+  // The same for people, on a line with the step and the loss.
+  const std::string log = test::read_file(small.path("r/log.txt"));
+  CAPTURE(log);
+  CHECK(std::regex_search(
+      log, std::regex("60/60 steps .*loss [0-9.]+ .*[1-9][0-9]* tokens/s . MFU [0-9]+ % . data "
+                      "wait [0-9]+ %")));
   CHECK(fs::is_regular_file(small.path("r/samples/step_0000060.png")));
 }
 
@@ -245,7 +259,7 @@ TEST_CASE("gpt training: dropped labels do not depend on micro-batches", "[train
       torch::manual_seed(3);
       GoldenTask task(config, "", 0);
       make_output_matter(task.model());
-      const auto strategy = dist::make_strategy({});
+      const auto strategy = dist::single_process();
       Trainer trainer(config.run, task, *strategy, torch::kCPU);
       losses[count].push_back(trainer.step().front().second.item<double>());
     }

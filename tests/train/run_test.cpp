@@ -13,6 +13,8 @@
 #include "vgen/core/strings.h"
 #include "vgen/data/image.h"
 #include "vgen/io/json.h"
+#include "vgen/train/gpt_task.h"
+#include "vgen/train/var_task.h"
 
 namespace vgen::train {
 namespace {
@@ -125,6 +127,57 @@ TEST_CASE("run: a resumed run goes on bit for bit", "[train]") {
   CHECK(test::read_file(small.path("cut/metrics.jsonl")) == before);
 }
 
+TEST_CASE("run: two threads repeat bit for bit, also across a resume", "[train]") {
+  const SmallRun small;
+  small.train("whole", {"threads=2"});
+  small.train("again", {"threads=2"});
+  small.train("cut", {"threads=2", "steps=3"});
+  small.train("cut", {"threads=2"}, "auto");
+  for (const char* other : {"again", "cut"}) {
+    INFO(other);
+    CHECK(small.weights("whole", 6) == small.weights(other, 6));
+    CHECK(small.values("whole", "train/gen_loss") == small.values(other, "train/gen_loss"));
+  }
+}
+
+TEST_CASE("run: TensorBoard has the scalars and the pictures", "[train]") {
+  const SmallRun small;
+  small.train("r", {"validate_every=3", "preview_every=6"});
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(small.path("r/tensorboard"))) {
+    files.push_back(entry.path().string());
+  }
+  REQUIRE(files.size() == 1);
+  const std::string events = test::read_file(files[0]);
+  for (const char* tag : {"train/gen_loss", "train/lr", "val/psnr", "samples"}) {
+    INFO(tag);
+    CHECK(events.find(tag) != std::string::npos);
+  }
+  const std::string png = test::read_file(small.path("r/samples/step_0000006.png"));
+  CHECK(png.size() > 100);
+  CHECK(events.find(png) != std::string::npos);
+}
+
+TEST_CASE("run: the best checkpoint stays beside the newest", "[train]") {
+  const SmallRun small;
+  // A learning rate that grows without end: the first validations are the best.
+  small.train("r", {"validate_every=1", "checkpoint.every=1", "checkpoint.keep_last=1",
+                    "checkpoint.keep_best=1", "loss.disc_weight=0", "optimizer.lr=1",
+                    "schedule.kind=linear", "schedule.warmup_steps=6", "ema_decay=0"});
+  const auto psnr = small.values("r", "val/psnr");
+  REQUIRE(psnr.size() == 6);
+  int64_t best = 1;
+  for (const auto& [step, value] : psnr) {
+    if (value > psnr.at(best)) best = step;
+  }
+  REQUIRE(best < 6);
+  for (int64_t step = 1; step <= 6; ++step) {
+    INFO("step " << step << ", best " << best);
+    CHECK(fs::exists(small.path(str_cat("r/checkpoints/", checkpoint::step_name(step)))) ==
+          (step == best || step == 6));
+  }
+}
+
 TEST_CASE("run: a damaged checkpoint is passed over, the one before is used", "[train]") {
   const SmallRun small;
   small.train("whole");
@@ -154,6 +207,31 @@ TEST_CASE("run: low precisions train, fp16 counts the steps it skips", "[train]"
           small.values(precision, "train/gen_loss").at(2) * 2);
   }
   CHECK(small.values("fp16", "train/loss_scale").size() == 6);
+  CHECK(small.values("fp16", "train/skipped_steps").at(6) == 0);
+}
+
+TEST_CASE("run: fp16 steps that overflow are skipped and counted, also across a resume",
+          "[train]") {
+  const SmallRun small;
+  const std::vector<std::string> overflowing = {"precision=fp16", "loss.disc_weight=0",
+                                                "grad_scaler.initial_scale=1e38", "ema_decay=0"};
+  auto first = overflowing;
+  first.insert(first.end(), {"steps=2", "checkpoint.every=1"});
+  CHECK(small.train("r", first).is_complete);
+  CHECK(small.values("r", "train/skipped_steps").at(2) == 2);
+  CHECK(small.values("r", "train/loss_scale").at(2) == Approx(0.25e38));
+  // Nothing but buffers that count has changed.
+  const auto one = io::load_state_dict(small.path("r/checkpoints/step_0000001/model.safetensors"));
+  const auto two = io::load_state_dict(small.path("r/checkpoints/step_0000002/model.safetensors"));
+  for (const auto& item : one.tensors) {
+    if (item.name == "quantize.codebook_used") continue;
+    INFO(item.name);
+    const io::Array* other = two.find(item.name);
+    REQUIRE(other != nullptr);
+    CHECK(torch::equal(checkpoint::as_tensor(item.array), checkpoint::as_tensor(*other)));
+  }
+  CHECK(small.train("r", overflowing, "auto").is_complete);
+  CHECK(small.values("r", "train/skipped_steps").at(6) == 6);
 }
 
 TEST_CASE("run: a loss that is not finite ends the run and names the way back", "[train]") {
@@ -227,6 +305,92 @@ TEST_CASE("run: every config that comes with the project resolves", "[train]") {
     ++count;
   }
   CHECK(count >= 12);
+}
+
+// LlamaGen's published runs (arXiv:2406.06525, section 3.2; train_c2i.py).
+TEST_CASE("run: the configs of the published GPTs have the published values", "[train]") {
+  struct Row {
+    const char* file;
+    const char* size;
+    int64_t image_size;
+  };
+  for (const Row& row : {Row{"b-256", "B", 256}, Row{"b-384", "B", 384}, Row{"l-256", "L", 256},
+                         Row{"l-384", "L", 384}, Row{"xl-384", "XL", 384},
+                         Row{"xxl-384", "XXL", 384}, Row{"3b-384", "3B", 384}}) {
+    INFO(row.file);
+    const std::string path = test::project_path(str_cat("configs/gpt/", row.file, ".yaml"));
+    const auto config = load_config<GptRunConfig>(path);
+    gpt::GptConfig model = gpt::gpt_size(row.size);
+    model.block_size = (row.image_size / 16) * (row.image_size / 16);
+    CHECK(dump_config(config.model) == dump_config(model));
+    CHECK(model.token_dropout_p == 0.1);
+    CHECK(model.resid_dropout_p == 0.1);
+    CHECK(model.ffn_dropout_p == 0.1);
+    CHECK(model.class_dropout_prob == 0.1);
+    CHECK(config.run.task == "gpt");
+    CHECK(config.run.epochs == 300);
+    CHECK(config.run.steps == 0);
+    CHECK(config.run.global_batch_size == 256);
+    CHECK(config.run.max_grad_norm == 1);
+    CHECK(config.run.precision == "bf16");
+    CHECK(config.run.schedule.kind == "constant");
+    CHECK(config.run.schedule.warmup_steps == 0);
+    CHECK(config.run.schedule.warmup_epochs == 0);
+    CHECK(config.optimizer.kind == "adamw");
+    CHECK(config.optimizer.lr == 1e-4);
+    CHECK(config.optimizer.beta1 == 0.9);
+    CHECK(config.optimizer.beta2 == 0.95);
+    CHECK(config.optimizer.eps == 1e-8);
+    CHECK(config.optimizer.weight_decay == 0.05);
+    CHECK(config.optimizer.decay_min_dims == 2);
+    CHECK(config.data.train == str_cat("codes/imagenet", row.image_size, "-train"));
+  }
+}
+
+// VAR's published runs (its README; train.py's defaults). The rate is tblr * batch size / 256.
+TEST_CASE("run: the configs of the published VARs have the published values", "[train]") {
+  struct Row {
+    const char* file;
+    const char* size;
+    int64_t image_size, batch_size, epochs;
+    double base_lr, last_weight_decay, warmup_epochs, final_ratio, gamma;
+  };
+  for (const Row& row : {Row{"d16-256", "d16", 256, 768, 200, 1e-4, 0.05, 4, 0.1, 1e-3},
+                         Row{"d20-256", "d20", 256, 768, 250, 1e-4, 0.05, 5, 0.1, 1e-3},
+                         Row{"d24-256", "d24", 256, 768, 350, 8e-5, 0.05, 7, 0.01, 1e-4},
+                         Row{"d30-256", "d30", 256, 1024, 350, 8e-5, 0.08, 7, 0.01, 1e-5},
+                         Row{"d36s-512", "d36-s", 512, 768, 350, 8e-5, 0.08, 7, 0.01, 5e-6}}) {
+    INFO(row.file);
+    const std::string path = test::project_path(str_cat("configs/var/", row.file, ".yaml"));
+    const auto config = load_config<VarRunConfig>(path);
+    var::VarConfig model = var::var_size(row.size);
+    model.init_adaln_gamma = row.gamma;
+    CHECK(dump_config(config.model) == dump_config(model));
+    CHECK(model.class_dropout_prob == 0.1);
+    CHECK(model.max_drop_path() == Approx(0.1 * static_cast<double>(model.depth) / 24));
+    CHECK(config.run.task == "var");
+    CHECK(config.run.epochs == row.epochs);
+    CHECK(config.run.steps == 0);
+    CHECK(config.run.global_batch_size == row.batch_size);
+    CHECK(config.run.max_grad_norm == 2);
+    CHECK(config.run.precision == "fp16");
+    CHECK(config.optimizer.kind == "adamw");
+    CHECK(config.optimizer.lr ==
+          Approx(row.base_lr * static_cast<double>(row.batch_size) / 256).epsilon(1e-9));
+    CHECK(config.optimizer.beta1 == 0.9);
+    CHECK(config.optimizer.beta2 == 0.95);
+    CHECK(config.optimizer.eps == 1e-8);
+    CHECK(config.optimizer.weight_decay == 0.05);
+    const ScheduleConfig& schedule = config.run.schedule;
+    CHECK(schedule.kind == "lin0");
+    CHECK(schedule.warmup_epochs == row.warmup_epochs);
+    CHECK(schedule.warmup_start == 0.005);
+    CHECK(schedule.final_ratio == row.final_ratio);
+    CHECK(0.05 * schedule.weight_decay_final_ratio == Approx(row.last_weight_decay).epsilon(1e-9));
+    CHECK(config.label_smoothing == 0);
+    CHECK(config.images.image_size == row.image_size);
+    CHECK(config.images.flip_prob == 0);
+  }
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ void check_weights(const torch::nn::Module& module, const std::string& file) {
 TEST_CASE("trainer: the loss terms of the official VQGAN training", "[train][golden]") {
   const TokenizerRunConfig config = golden_config();
   GoldenTask task(config);
-  const auto strategy = dist::make_strategy({});
+  const auto strategy = dist::single_process();
   Trainer trainer(config.run, task, *strategy, torch::kCPU);
   const torch::Tensor expected = golden_tensor("train_vq/terms.npy");
   const io::Json meta = golden_meta();
@@ -122,7 +122,7 @@ TEST_CASE("trainer: micro-batches give the gradients of the whole batch", "[trai
   for (const int64_t count : {1, 2}) {
     config.run.grad_accum_steps = count;
     Halves task(config);
-    const auto strategy = dist::make_strategy({});
+    const auto strategy = dist::single_process();
     Trainer trainer(config.run, task, *strategy, torch::kCPU);
     for (const auto& [name, value] : trainer.step()) {
       found[static_cast<size_t>(count - 1)][name] = value.item<double>();

@@ -18,6 +18,7 @@
 #include "vgen/train/run.h"
 #include "vgen/train/trainer.h"
 #include "vgen/train/var_task.h"
+#include "vgen/train/var_tokenizer_task.h"
 
 namespace vgen::train {
 namespace {
@@ -81,7 +82,7 @@ class GoldenTask : public VarTask {
 struct GoldenRun {
   explicit GoldenRun(const VarRunConfig& config, const std::string& weights = "train_var/init.pth")
       : task(config, weights),
-        strategy(dist::make_strategy({})),
+        strategy(dist::single_process()),
         trainer(config.run, task, *strategy, torch::kCPU) {}
   std::map<std::string, double> step() {
     std::map<std::string, double> found;
@@ -118,7 +119,7 @@ TEST_CASE("var training: losses, gradients and weights of the official code", "[
   }
   const io::StateDict final_weights = io::load_state_dict(golden("train_var/final.safetensors"));
   const auto parameters = checkpoint::named_parameters(run.task.model());
-  for (const auto& [name, tensor] : parameters) {
+  for (const auto& [name, tensor, sizes, begin] : parameters) {
     const io::Array* array = final_weights.find(name);
     REQUIRE(array != nullptr);
     INFO(name);
@@ -153,6 +154,42 @@ TEST_CASE("var training: progressive stages learn the first scales", "[train]") 
   CHECK_FALSE(grads_reach_scale(2));
   run.task.loss(0, 0, /*step=*/10).loss.backward();
   CHECK(grads_reach_scale(3));
+}
+
+TEST_CASE("var training: a new scale's loss gets its weight little by little", "[train]") {
+  // Of ten steps, nine with less than all scales: the third scale comes with step 4 and has its
+  // weight in four steps.
+  VarRunConfig config = golden_config();
+  config.progressive = {.share = 0.9, .first_scale = 1, .warmup_epochs = 0.4};
+  GoldenTask task(config);
+  task.next_batches(1);
+  const auto code_BL = golden_tensor("train_var/gt_idx.npy")[0];
+  const auto loaded =
+      infer::load_tokenizer(golden(kTokenizer), {.patch_nums = config.model.patch_nums});
+  const auto teacher_BMZ =
+      static_cast<infer::MultiScaleTokenizer&>(*loaded.model).quantizer().teacher_input(code_BL);
+  const auto label_B = golden_tensor("train_var/labels.npy")[0];
+  auto& model = *task.model().as<var::VarTransformerImpl>();
+  const torch::NoGradGuard no_grad;
+  // Losses of 1 + 4 + 9 tokens.
+  const auto logits_BlV = model.forward(label_B, teacher_BMZ, 2);
+  const auto loss_Bl = torch::nn::functional::cross_entropy(
+                           logits_BlV.flatten(0, 1), code_BL.slice(1, 0, 14).flatten(),
+                           torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kNone))
+                           .view({-1, 14});
+  const auto expected = [&](double newest_weight) {
+    const auto before = loss_Bl.slice(1, 0, 5).sum(1), newest = loss_Bl.slice(1, 5).sum(1);
+    return ((before + newest_weight * newest) / 30).mean().item<double>();
+  };
+  const double weights[] = {0.25, 0.5, 0.75, 1};
+  for (int64_t i = 0; i < 4; ++i) {
+    INFO("step " << 4 + i);
+    const auto found = task.loss(0, 0, 4 + i);
+    CHECK(found.loss.item<double>() == Approx(expected(weights[i])).epsilon(1e-5));
+    // What is shown is the mean over the tokens, unweighted.
+    CHECK(found.terms[0].second.item<double>() ==
+          Approx(loss_Bl.mean().item<double>()).epsilon(1e-5));
+  }
 }
 
 TEST_CASE("var training: dropped labels do not depend on micro-batches", "[train]") {
@@ -330,13 +367,35 @@ TEST_CASE("var training: the warm-up begins with its first rate", "[train]") {
   CHECK(rates.at(6) == Approx(0).margin(1e-9));
 }
 
-TEST_CASE("var training: bf16 and init_from", "[train]") {
+TEST_CASE("var training: bf16 and fp16 stay near, fp16 with a loss scale up to its limit",
+          "[train]") {
   const SmallRun small;
+  const std::string precision = GENERATE("bf16", "fp16");
+  CAPTURE(precision);
   small.train("wide");
-  small.train("r", {"precision=bf16"});
+  small.train("r", {"precision=" + precision, "grad_scaler.initial_scale=1024",
+                    "grad_scaler.growth_interval=1", "grad_scaler.max_scale=4096"});
   const auto wide = small.values("wide", "train/loss"), narrow = small.values("r", "train/loss");
-  CHECK(narrow.at(6) != wide.at(6));
-  CHECK(narrow.at(6) == Approx(wide.at(6)).epsilon(0.02));
+  for (int64_t step = 1; step <= 6; ++step) {
+    INFO("step " << step);
+    CHECK(narrow.at(step) != wide.at(step));
+    CHECK(narrow.at(step) == Approx(wide.at(step)).epsilon(0.02));
+  }
+  CHECK(small.weights("r") != small.weights("wide"));
+  const auto scales = small.values("r", "train/loss_scale");
+  if (precision == "bf16") {
+    CHECK(scales.empty());
+    return;
+  }
+  // It doubles after each good step; quirk: it is above the limit for one step, then set back.
+  const double expected[] = {2048, 4096, 8192, 4096, 8192, 4096};
+  for (int64_t step = 1; step <= 6; ++step) CHECK(scales.at(step) == expected[step - 1]);
+  CHECK(small.values("r", "train/skipped_steps").at(6) == 0);
+}
+
+TEST_CASE("var training: init_from", "[train]") {
+  const SmallRun small;
+  small.train("r");
   const std::string weights = small.path("r/checkpoints/step_0000006/model.safetensors");
   small.train("next", {"init_from=" + weights, "optimizer.lr=0"});
   CHECK(small.weights("next") == test::read_file(weights));
@@ -351,6 +410,43 @@ TEST_CASE("var training: a tokenizer of a run keeps the scales it was trained wi
                                          Contains(small.path("tokenizer")) && Contains("1 2 4"));
   overrides.push_back("model.patch_nums=[1, 2, 4]");
   CHECK(small.train("r", overrides).is_complete);
+}
+
+TEST_CASE("var training: the configs that come with vgen", "[train]") {
+  const auto read = [](const std::string& name) {
+    return load_config<VarRunConfig>(test::project_path("configs/" + name), {});
+  };
+  struct Published {
+    const char *file, *size;
+    double init_adaln_gamma;
+  };
+  for (const auto& [file, size, init_adaln_gamma] : {Published{"d12-256", "d12", 1e-3},
+                                                     {"d16-256", "d16", 1e-3},
+                                                     {"d20-256", "d20", 1e-3},
+                                                     {"d24-256", "d24", 1e-4},
+                                                     {"d30-256", "d30", 1e-5},
+                                                     {"d36s-512", "d36-s", 5e-6}}) {
+    INFO(file);
+    const VarRunConfig config = read(str_cat("var/", file, ".yaml"));
+    validate(config);
+    var::VarConfig expected = var::var_size(size);
+    expected.init_adaln_gamma = init_adaln_gamma;
+    CHECK(dump_config(config.model) == dump_config(expected));
+    CHECK(config.images.image_size == 16 * expected.patch_nums.back());
+  }
+  // Those of the quickstart and their tokenizers.
+  for (const std::string name : {"digits", "photos"}) {
+    INFO(name);
+    const VarRunConfig config = read("quickstart/var-" + name + ".yaml");
+    validate(config);
+    const auto tokenizer = load_config<VarTokenizerRunConfig>(
+        test::project_path("configs/quickstart/var-tokenizer-" + name + ".yaml"), {});
+    CHECK(config.model.patch_nums == tokenizer.model.patch_nums);
+    CHECK(config.model.codebook_size == tokenizer.model.codebook_size);
+    CHECK(config.model.z_channels == tokenizer.model.z_channels);
+    CHECK(config.images.image_size == tokenizer.model.image_size());
+    CHECK_FALSE(config.tokenizer.path.empty());
+  }
 }
 
 TEST_CASE("var training: what does not fit together is refused by name", "[train]") {

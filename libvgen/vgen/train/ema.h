@@ -7,38 +7,24 @@
 
 namespace vgen::train {
 
-/// Averages of the parameters of a module, which must outlive it. Buffers are not averaged: state()
-/// takes them from the module, so that it holds every name of the module's own state.
+/// Averages of parameters, or of the parts of them that a rank holds.
 class Ema {
  public:
   /// Starts as a copy of the parameters.
-  Ema(const torch::nn::Module& module, double decay);
+  Ema(checkpoint::NamedTensors parameters, double decay);
 
   /// average = decay * average + (1 - decay) * parameter
   void update();
 
-  /// The averages under the names of the module's state, in its order; they are shared, the buffers
-  /// are the module's.
-  checkpoint::NamedTensors state() const;
+  /// The averages under the names of the parameters, in their order; they are shared.
+  const checkpoint::NamedTensors& state() const { return averages_; }
 
-  /// While this lives, the module has the averages as its weights.
-  class Swap {
-   public:
-    explicit Swap(Ema& ema) : ema_(ema) { ema_.swap(); }
-    ~Swap() { ema_.swap(); }
-    Swap(const Swap&) = delete;
-    Swap& operator=(const Swap&) = delete;
-
-   private:
-    Ema& ema_;
-  };
-
- private:
+  /// Averages and parameters change their values.
   void swap();
 
-  const torch::nn::Module& module_;
+ private:
   double decay_;
-  std::vector<at::Tensor> parameters_, averages_;
+  checkpoint::NamedTensors parameters_, averages_;
 };
 
 }  // namespace vgen::train

@@ -5,11 +5,12 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
-#include "vgen/core/random.h"
 #include "vgen/infer/gpt_generate.h"
+#include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
+#include "vgen/train/label_dropout.h"
 
 namespace vgen::train {
 
@@ -73,15 +74,15 @@ GptTask::GptTask(const GptRunConfig& config, const TaskContext& context)
 }
 
 std::vector<Phase> GptTask::phases() {
-  return {{"", config_.optimizer, checkpoint::named_parameters(*gpt_)}};
+  return {{"", config_.optimizer, checkpoint::named_parameters(*gpt_), gpt_->blocks()}};
 }
 
 Workload GptTask::workload() const {
   const gpt::GptConfig& model = config_.model;
   double matrix_weights = 0;  // of products with every token: all but embeddings and norms
-  for (const auto& [name, tensor] : checkpoint::named_parameters(*gpt_)) {
-    if (tensor.dim() == 2 && name.find("embedding") == std::string::npos) {
-      matrix_weights += static_cast<double>(tensor.numel());
+  for (const auto& item : checkpoint::named_parameters(*gpt_)) {
+    if (item.tensor.dim() == 2 && item.name.find("embedding") == std::string::npos) {
+      matrix_weights += static_cast<double>(item.tensor.numel());
     }
   }
   const auto tokens = static_cast<double>(model.block_size);
@@ -103,17 +104,6 @@ void GptTask::set_batches(std::vector<codes::CodeBatch> batches) {
   }
 }
 
-torch::Tensor GptTask::dropped_labels(const codes::CodeBatch& batch, int64_t step) const {
-  torch::Tensor label_B = batch.label_B.clone();
-  auto* labels = label_B.data_ptr<int64_t>();
-  for (size_t i = 0; i < batch.index.size(); ++i) {
-    Rng rng(context_.seed, Purpose::kLabelDropout, static_cast<uint64_t>(step),
-            static_cast<uint64_t>(batch.index[i]));
-    if (rng.uniform() < config_.model.class_dropout_prob) labels[i] = config_.model.num_classes;
-  }
-  return label_B;
-}
-
 gpt::GptBatch GptTask::model_batch(const codes::CodeBatch& batch,
                                    const torch::Tensor& label_B) const {
   return {.code_BN = batch.code_BT.to(context_.device),
@@ -123,7 +113,11 @@ gpt::GptBatch GptTask::model_batch(const codes::CodeBatch& batch,
 PhaseLoss GptTask::loss(size_t /*phase*/, size_t micro_batch, int64_t step) {
   const codes::CodeBatch& batch = batches_[micro_batch];
   const Autocast autocast(context_.device, context_.precision);
-  const gpt::GptBatch input = model_batch(batch, dropped_labels(batch, step));
+  const gpt::GptConfig& model = config_.model;
+  const torch::Tensor label_B = drop_labels(
+      batch.label_B, batch.index, step,
+      {.prob = model.class_dropout_prob, .null_class = model.num_classes, .seed = context_.seed});
+  const gpt::GptBatch input = model_batch(batch, label_B);
   torch::Tensor loss = gpt::gpt_loss(gpt_(input), input.code_BN);
   torch::Tensor value = loss.detach();
   return {std::move(loss), {{"loss", std::move(value)}}};
@@ -134,19 +128,22 @@ std::map<std::string, double> GptTask::validate() {
   const torch::NoGradGuard no_grad;
   gpt_->eval();
   double num_samples = 0, loss = 0, accuracy = 0;
-  while (const auto batch = val_->next_in_pass()) {
-    const Autocast autocast(context_.device, context_.precision);
-    const gpt::GptBatch input = model_batch(*batch, batch->label_B);
-    const torch::Tensor logits_BNV = gpt_(input);
-    const auto size = static_cast<double>(batch->label_B.size(0));
-    num_samples += size;
-    loss += size * gpt::gpt_loss(logits_BNV, input.code_BN).item<double>();
-    accuracy +=
-        size * logits_BNV.argmax(-1).eq(input.code_BN).to(torch::kFloat32).mean().item<double>();
-  }
+  for_each_batch<codes::CodeBatch>(
+      context_, *val_, [&](const codes::CodeBatch& batch, bool counts) {
+        const Autocast autocast(context_.device, context_.precision);
+        const gpt::GptBatch input = model_batch(batch, batch.label_B);
+        const torch::Tensor logits_BNV = gpt_(input);
+        const double size = counts ? static_cast<double>(batch.label_B.size(0)) : 0;
+        num_samples += size;
+        const nn::RowScores scores_BN = nn::score_rows(logits_BNV, input.code_BN);
+        loss += size * scores_BN.loss.mean().item<double>();
+        accuracy += size * scores_BN.is_right.mean().item<double>();
+      });
   gpt_->train();
-  if (num_samples == 0) return {};
-  return {{"loss", loss / num_samples}, {"accuracy", accuracy / num_samples}};
+  std::vector<double> sums{num_samples, loss, accuracy};
+  context_.sum_over_ranks(sums);
+  if (sums[0] == 0) return {};
+  return {{"loss", sums[1] / sums[0]}, {"accuracy", sums[2] / sums[0]}};
 }
 
 std::optional<torch::Tensor> GptTask::preview() {

@@ -80,8 +80,8 @@ class GptTask : public Task {
   Workload workload() const override;
 
   void next_batches(int64_t count) override;
-  /// The term "loss": mean cross entropy per token, in nats. Labels are dropped per sample by
-  /// Rng(seed, Purpose::kLabelDropout, step, sample index).
+  /// The term "loss": mean cross entropy per token, in nats. Labels are dropped as label_dropout.h
+  /// says.
   PhaseLoss loss(size_t phase, size_t micro_batch, int64_t step) override;
 
   data::LoaderPosition position() const override { return train_->position(); }
@@ -102,7 +102,6 @@ class GptTask : public Task {
 
  private:
   gpt::GptBatch model_batch(const codes::CodeBatch& batch, const torch::Tensor& label_B) const;
-  torch::Tensor dropped_labels(const codes::CodeBatch& batch, int64_t step) const;
 
   GptRunConfig config_;
   TaskContext context_;

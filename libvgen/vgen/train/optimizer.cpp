@@ -39,7 +39,9 @@ GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor
     is_rule_used[i] = true;
     return {rule.lr_scale, rule.weight_decay};
   }
-  const bool has_decay = parameter.tensor.dim() >= config.decay_min_dims &&
+  const int64_t num_dims = parameter.is_part() ? static_cast<int64_t>(parameter.whole_sizes.size())
+                                               : parameter.tensor.dim();
+  const bool has_decay = num_dims >= config.decay_min_dims &&
                          std::ranges::none_of(config.no_decay, [&](const std::string& part) {
                            return parameter.name.find(part) != std::string::npos;
                          });
@@ -59,10 +61,11 @@ Optimizer::Optimizer(const OptimizerConfig& config, const NamedTensors& paramete
     const auto [place, is_new] = group_of.emplace(rates, groups_.size());
     if (is_new) groups_.push_back({rates.lr_scale, rates.weight_decay, {}});
     groups_[place->second].members.push_back(parameters_.size());
-    names_.push_back(parameter.name);
     parameters_.push_back(parameter.tensor);
-    exp_avg_.push_back(at::zeros_like(parameter.tensor));  // preserves the memory format
-    exp_avg_sq_.push_back(at::zeros_like(parameter.tensor));
+    for (NamedTensors* average : {&exp_avg_, &exp_avg_sq_}) {
+      average->push_back(parameter);
+      average->back().tensor = at::zeros_like(parameter.tensor);  // preserves the memory format
+    }
   }
   for (size_t i = 0; i < is_rule_used.size(); ++i) {
     require(is_rule_used[i], ErrorCode::kInvalidArgument, "optimizer.rules.", i, ".match '",
@@ -84,40 +87,49 @@ void Optimizer::zero_grad() {
 void Optimizer::step(const Rates& rates, const std::optional<at::Tensor>& found_inf) {
   const at::NoGradGuard no_grad;
   for (const Group& group : groups_) {
-    std::vector<at::Tensor> parameters, gradients, exp_avg, exp_avg_sq, steps;
+    std::vector<at::Tensor> parameters, gradients, exp_avg, exp_avg_sq, steps, counted;
     for (const size_t i : group.members) {
       const at::Tensor& gradient = parameters_[i].grad();
       if (!gradient.defined()) continue;
+      counted.push_back(steps_[static_cast<int64_t>(i)]);
+      if (gradient.numel() == 0) continue;
       // The fused kernel walks the memory of all four alike.
       TORCH_INTERNAL_ASSERT(is_laid_out_alike(gradient, parameters_[i]));
       parameters.push_back(parameters_[i]);
       gradients.push_back(gradient);
-      exp_avg.push_back(exp_avg_[i]);
-      exp_avg_sq.push_back(exp_avg_sq_[i]);
-      steps.push_back(steps_[static_cast<int64_t>(i)]);
+      exp_avg.push_back(exp_avg_[i].tensor);
+      exp_avg_sq.push_back(exp_avg_sq_[i].tensor);
+      steps.push_back(counted.back());
     }
-    if (parameters.empty()) continue;
-    at::_foreach_add_(steps, 1);
+    if (counted.empty()) continue;
+    at::_foreach_add_(counted, 1);
     const auto update = [&](const auto&... arguments) {
       config_.kind == "adamw" ? at::_fused_adamw_(arguments...) : at::_fused_adam_(arguments...);
     };
-    update(parameters, gradients, exp_avg, exp_avg_sq,
-           /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), steps,
-           config_.lr * rates.lr * group.lr_scale, config_.beta1, config_.beta2,
-           group.weight_decay * rates.weight_decay, config_.eps, /*amsgrad=*/false,
-           /*maximize=*/false, /*grad_scale=*/std::optional<at::Tensor>(), found_inf);
+    if (!parameters.empty()) {
+      update(parameters, gradients, exp_avg, exp_avg_sq,
+             /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), steps,
+             config_.lr * rates.lr * group.lr_scale, config_.beta1, config_.beta2,
+             group.weight_decay * rates.weight_decay, config_.eps, /*amsgrad=*/false,
+             /*maximize=*/false, /*grad_scale=*/std::optional<at::Tensor>(), found_inf);
+    }
     // quirk: LibTorch's fused kernels do not count their writes; whoever keeps what is derived from
     // a parameter (nn/weight_cache.h) would not see them.
     for (const at::Tensor& parameter : parameters) parameter.unsafeGetTensorImpl()->bump_version();
-    if (found_inf) at::_foreach_sub_(steps, std::vector<at::Tensor>(steps.size(), *found_inf));
+    if (found_inf) {
+      at::_foreach_sub_(counted, std::vector<at::Tensor>(counted.size(), *found_inf));
+    }
   }
 }
 
 NamedTensors Optimizer::state(const std::string& prefix) const {
   NamedTensors tensors{{prefix + "step", steps_}};
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    tensors.push_back({str_cat(prefix, "exp_avg.", names_[i]), exp_avg_[i]});
-    tensors.push_back({str_cat(prefix, "exp_avg_sq.", names_[i]), exp_avg_sq_[i]});
+    for (const auto& [kind, averages] :
+         {std::pair("exp_avg.", &exp_avg_), std::pair("exp_avg_sq.", &exp_avg_sq_)}) {
+      tensors.push_back((*averages)[i]);
+      tensors.back().name = str_cat(prefix, kind, (*averages)[i].name);
+    }
   }
   return tensors;
 }

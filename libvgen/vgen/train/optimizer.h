@@ -57,8 +57,8 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
 /// The optimizer of one phase.
 class Optimizer {
  public:
-  /// Parameters as named_parameters() gives them. Throws Error(kInvalidArgument) for a rule that
-  /// matches no parameter.
+  /// Parameters as named_parameters() gives them, or parts of them, which may be empty: rules see
+  /// the whole. Throws Error(kInvalidArgument) for a rule that matches no parameter.
   Optimizer(const OptimizerConfig& config, const NamedTensors& parameters);
   ~Optimizer();
   Optimizer(Optimizer&&) noexcept;
@@ -72,8 +72,9 @@ class Optimizer {
   /// In the order of the constructor.
   const std::vector<at::Tensor>& parameters() const;
 
-  /// "exp_avg.NAME", "exp_avg_sq.NAME" and "step" (one count per parameter): shared with the
-  /// optimizer, so loading into them restores it.
+  /// "exp_avg.NAME", "exp_avg_sq.NAME" (parts where the parameter is one) and "step" (one count per
+  /// parameter, the same on all ranks): shared with the optimizer, so loading into them restores
+  /// it.
   NamedTensors state(const std::string& prefix) const;
 
  private:
@@ -81,9 +82,8 @@ class Optimizer {
   OptimizerConfig config_;
   std::vector<Group> groups_;
   std::vector<at::Tensor> parameters_;
-  std::vector<std::string> names_;
-  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
-  at::Tensor steps_;  // float32 (N): of each parameter
+  NamedTensors exp_avg_, exp_avg_sq_;  // under the names of the parameters
+  at::Tensor steps_;                   // float32 (N): of each parameter
 };
 
 }  // namespace vgen::train

@@ -14,9 +14,12 @@
 #include "vgen/core/log.h"
 #include "vgen/core/random.h"
 #include "vgen/data/image.h"
+#include "vgen/dist/launch.h"
+#include "vgen/dist/together.h"
 #include "vgen/io/atomic_file.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/doctor.h"
 #include "vgen/train/matmul_peak.h"
 #include "vgen/train/metrics.h"
 #include "vgen/train/stop_signal.h"
@@ -84,8 +87,9 @@ class Run {
         trainer_(trainer),
         strategy_(strategy),
         is_cpu_(device.is_cpu()),
+        is_main_(strategy.rank() == 0),
         workload_(trainer.task().workload()),
-        store_(folder.subfolder("checkpoints"), plan.run.checkpoint) {
+        store_(folder.path() + "/checkpoints", plan.run.checkpoint, &strategy.group()) {
     if (workload_.flops_per_sample > 0) {
       peak_flops_ = config_.peak_tflops > 0
                         ? 1e12 * config_.peak_tflops
@@ -103,15 +107,18 @@ class Run {
 
   TrainResult train() {
     const int64_t first_step = trainer_.steps_done();
-    writer_.emplace(folder_.path(), config_.tensorboard, first_step);
-    Progress progress(
-        {.label = "train", .unit = "steps", .total = trainer_.total_steps(), .start = first_step});
+    std::optional<Progress> progress;
+    if (is_main_) {
+      writer_.emplace(folder_.path(), config_.tensorboard, first_step);
+      progress.emplace(Progress::Options{
+          .label = "train", .unit = "steps", .total = trainer_.total_steps(), .start = first_step});
+    }
     const StopSignal signal;
     bool is_stopped = false;
     while (trainer_.steps_done() < trainer_.total_steps() && !is_stopped) {
       step();
       is_stopped = strategy_.any_rank(signal.number() != 0);
-      progress.update(trainer_.steps_done(), headline());
+      if (progress) progress->update(trainer_.steps_done(), headline());
       const int64_t step = trainer_.steps_done();
       const bool is_last = step == trainer_.total_steps();
       if (is_due(step, config_.log_every, is_last)) log();
@@ -120,7 +127,8 @@ class Run {
       if (is_due(step, config_.preview_every, is_last)) preview();
       if (is_stopped || is_due(step, config_.checkpoint.every, is_last)) save(metrics);
     }
-    progress.finish(headline());
+    store_.finish();
+    if (progress) progress->finish(headline());
     if (is_stopped && trainer_.steps_done() < trainer_.total_steps()) {
       log_info("stopped by ", sigabbrev_np(signal.number()), " after step ", trainer_.steps_done(),
                "; all is saved, continue with --resume auto");
@@ -157,15 +165,11 @@ class Run {
   }
 
   std::string headline() const {
-    std::string text;
     const Metrics means = window_.num_steps() > 0 ? window_.means() : shown_;
-    for (const std::string& name : trainer_.task().headline()) {
-      for (const auto& [key, value] : means) {
-        if (key == name) text += str_cat(name, " ", format_fixed(value, 4), " | ");
-      }
-    }
+    const std::string text = trainer_.task().headline_text(means);
     const double rate = timed_steps_ > 0 ? images_per_second() : shown_rate_;
-    return text + speed_text(rate, timed_steps_ > 0 ? wait_seconds_ / seconds_ : shown_wait_);
+    return str_cat(text, text.empty() ? "" : " | ",
+                   speed_text(rate, timed_steps_ > 0 ? wait_seconds_ / seconds_ : shown_wait_));
   }
 
   // "118.9 images/s", or "7610 tokens/s | MFU 41 % | data wait 0 %".
@@ -214,17 +218,23 @@ class Run {
       }
       metrics.emplace_back("data_wait_share", shown_wait_);
     }
-    writer_->write(trainer_.steps_done(), "train", metrics);
+    add_communication(metrics);
+    if (writer_) writer_->write(trainer_.steps_done(), "train", metrics);
     window_.clear();
     seconds_ = wait_seconds_ = 0;
     timed_steps_ = 0;
   }
 
   std::map<std::string, double> validate() {
-    const auto average = trainer_.use_average();
-    const auto metrics = trainer_.task().validate();
+    const Trainer::Average average(trainer_);
+    strategy_.begin();
+    const auto metrics = [&] {
+      const BlockRunnerGuard guard(strategy_.runner());
+      return trainer_.task().validate();
+    }();
+    strategy_.end();
     if (metrics.empty()) return metrics;
-    writer_->write(trainer_.steps_done(), "val", {metrics.begin(), metrics.end()});
+    if (writer_) writer_->write(trainer_.steps_done(), "val", {metrics.begin(), metrics.end()});
     std::string text;
     for (const auto& [name, value] : metrics) {
       text += str_cat(text.empty() ? "" : ", ", name, " ", format_fixed(value, 4));
@@ -244,8 +254,9 @@ class Run {
   }
 
   void preview() {
-    const auto average = trainer_.use_average();
-    const auto picture_HW3 = trainer_.task().preview();
+    const Trainer::Average average(trainer_);
+    const auto whole = strategy_.whole();
+    const auto picture_HW3 = is_main_ ? trainer_.task().preview() : std::nullopt;
     if (!picture_HW3) return;
     data::Image image{.width = picture_HW3->size(1), .height = picture_HW3->size(0), .rgb = {}};
     const auto* pixels = picture_HW3->const_data_ptr<uint8_t>();
@@ -268,11 +279,26 @@ class Run {
     saved_step_ = trainer_.steps_done();
   }
 
+  // Where the time between two log lines went that was not spent computing.
+  void add_communication(Metrics& metrics) {
+    if (strategy_.world_size() == 1) return;
+    const dist::Traffic traffic = strategy_.traffic();
+    if (seconds_ > 0) {
+      metrics.emplace_back("comm_wait_share",
+                           (traffic.wait_seconds - seen_traffic_.wait_seconds) / seconds_);
+      metrics.emplace_back("comm_mb_per_step",
+                           static_cast<double>(traffic.bytes - seen_traffic_.bytes) / 1e6 /
+                               static_cast<double>(std::max<int64_t>(1, timed_steps_)));
+    }
+    seen_traffic_ = traffic;
+  }
+
   const RunConfig& config_;
   const checkpoint::RunFolder& folder_;
   Trainer& trainer_;
   dist::Strategy& strategy_;
   bool is_cpu_;
+  bool is_main_;  ///< rank 0: it alone writes, but for its part of checkpoints
   Workload workload_;
   double peak_flops_ = 0;  ///< of one device; where the workload is known
   checkpoint::CheckpointStore store_;
@@ -283,6 +309,7 @@ class Run {
   std::map<std::string, double> validation_;  ///< the last one
   double seconds_ = 0, wait_seconds_ = 0;     ///< of the steps since the last log line
   int64_t timed_steps_ = 0;
+  dist::Traffic seen_traffic_;  ///< at the last log line
   int64_t saved_step_ = -1;
 };
 
@@ -295,12 +322,89 @@ std::optional<checkpoint::CheckpointInfo> newest_checkpoint(const checkpoint::Ru
   }
 }
 
-void set_up_device(const RunConfig& config, c10::Device device) {
-  set_num_threads(static_cast<int>(config.threads));
+// The processes of a machine share its cores.
+void set_up_device(const RunConfig& config, const dist::Launch& launch, c10::Device device) {
+  const int cores = set_num_threads(static_cast<int>(config.threads));
+  if (config.threads == 0 && launch.local_world_size > 1) {
+    set_num_threads(std::max(1, cores / static_cast<int>(launch.local_world_size)));
+  }
   if (device.is_cuda()) {
     at::globalContext().setAllowTF32CuBLAS(config.allow_tf32);
     at::globalContext().setAllowTF32CuDNN(config.allow_tf32);
   }
+}
+
+// What all ranks have to agree on.
+std::string identity_of(const RunPlan& plan) {
+  return str_cat(version_text(), "\n", plan.resolved);
+}
+
+/// Rank 0 opens the folder and chooses the checkpoint; the others follow it.
+class RunPlace {
+ public:
+  RunPlace(const TrainOptions& options, dist::Group& group)
+      : path_(options.run_dir.empty() ? default_run_dir(options) : options.run_dir) {
+    const bool is_main = group.rank() == 0;
+    std::optional<checkpoint::CheckpointInfo> found;
+    const std::string chosen = dist::together(group, [&]() -> std::string {
+      if (!is_main) return "";
+      folder_.emplace(path_, /*may_exist=*/options.resume == "auto");
+      init_logging({.file = folder_->file("log.txt"), .rank = 0, .world_size = group.size()});
+      if (folder_->has_run()) found = newest_checkpoint(*folder_);
+      return found ? found->path : "";
+    })[0];
+    if (!is_main) folder_.emplace(path_);
+    if (chosen.empty()) return;
+    checkpoint_ = is_main ? *found
+                          : checkpoint::CheckpointInfo{
+                                .path = chosen, .step = 0, .problem = {}, .metrics = {}};
+  }
+
+  const checkpoint::RunFolder& folder() const { return *folder_; }
+  const std::optional<checkpoint::CheckpointInfo>& checkpoint() const { return checkpoint_; }
+
+ private:
+  std::string path_;
+  std::optional<checkpoint::RunFolder> folder_;
+  std::optional<checkpoint::CheckpointInfo> checkpoint_;
+};
+
+TrainResult run_on(const TrainOptions& options, const RunPlan& plan, const dist::Launch& launch,
+                   c10::Device device, dist::Strategy& strategy) {
+  const auto seed = static_cast<uint64_t>(plan.run.seed);
+  torch::manual_seed(Rng(seed, Purpose::kInit).derive_seed());
+  const int64_t ranks = strategy.world_size();
+  const auto task = plan.make_task({.device = device,
+                                    .precision = parse_precision(plan.run.precision),
+                                    .rank = strategy.rank(),
+                                    .world_size = ranks,
+                                    .micro_batch_size = micro_batch_size(plan.run, ranks),
+                                    .seed = seed,
+                                    .group = ranks > 1 ? &strategy.group() : nullptr});
+  if (!plan.run.init_from.empty()) task->init_from(plan.run.init_from);
+  Trainer trainer(plan.run, *task, strategy, device);
+
+  // Only now is anything written: a config that cannot run leaves nothing behind.
+  const RunPlace place(options, strategy.group());
+  const checkpoint::RunFolder& folder = place.folder();
+  const bool is_main = strategy.rank() == 0;
+  if (ranks > 1) {
+    log_info(ranks, " ranks, started by ", launch.launcher, ", strategy ",
+             plan.run.parallel.strategy);
+  }
+  const std::string config_path = folder.file("config.yaml");
+  if (is_main && fs::exists(config_path)) log_config_changes(config_path, plan.resolved);
+
+  Run loop(plan, folder, trainer, strategy, device);
+  if (place.checkpoint()) loop.restore(*place.checkpoint());
+  if (is_main) {
+    checkpoint::trim_metrics(folder.file("metrics.jsonl"), trainer.steps_done());
+    io::write_file_atomically(config_path, plan.resolved);
+  }
+  if (trainer.steps_done() >= trainer.total_steps()) {
+    log_info("nothing to do: all ", trainer.total_steps(), " steps are done");
+  }
+  return loop.train();
 }
 
 }  // namespace
@@ -309,43 +413,26 @@ std::string resolved_config(const TrainOptions& options) { return read_plan(opti
 
 TrainResult run(const TrainOptions& options) {
   const RunPlan plan = read_plan(options);
-  const auto strategy = dist::make_strategy(plan.run.parallel);
-  validate(plan.run, strategy->world_size());
-  const c10::Device device = parse_device(plan.run.device);
-  set_up_device(plan.run, device);
-
-  const auto seed = static_cast<uint64_t>(plan.run.seed);
-  torch::manual_seed(Rng(seed, Purpose::kInit).derive_seed());
-  const auto task =
-      plan.make_task({.device = device,
-                      .precision = parse_precision(plan.run.precision),
-                      .rank = strategy->rank(),
-                      .world_size = strategy->world_size(),
-                      .micro_batch_size = micro_batch_size(plan.run, strategy->world_size()),
-                      .seed = seed});
-  if (!plan.run.init_from.empty()) task->init_from(plan.run.init_from);
-  Trainer trainer(plan.run, *task, *strategy, device);
-
-  // Only now is anything written: a config that cannot run leaves nothing behind.
-  const checkpoint::RunFolder folder(
-      options.run_dir.empty() ? default_run_dir(options) : options.run_dir,
-      /*may_exist=*/options.resume == "auto");
-  init_logging({.file = folder.file("log.txt"),
-                .rank = strategy->rank(),
-                .world_size = strategy->world_size()});
-  const std::string config_path = folder.file("config.yaml");
-  if (fs::exists(config_path)) log_config_changes(config_path, plan.resolved);
-
-  Run loop(plan, folder, trainer, *strategy, device);
-  const auto checkpoint =
-      folder.has_run() ? newest_checkpoint(folder) : std::optional<checkpoint::CheckpointInfo>();
-  if (checkpoint) loop.restore(*checkpoint);
-  checkpoint::trim_metrics(folder.file("metrics.jsonl"), trainer.steps_done());
-  io::write_file_atomically(config_path, plan.resolved);
-  if (trainer.steps_done() >= trainer.total_steps()) {
-    log_info("nothing to do: all ", trainer.total_steps(), " steps are done");
+  const dist::Launch launch = dist::launch_from_environment();
+  validate(plan.run, launch.world_size);
+  const c10::Device device =
+      parse_device(device_for_local_rank(plan.run.device, launch.local_rank, num_cuda_devices()));
+  set_up_device(plan.run, launch, device);
+  init_logging({.file = {}, .rank = launch.rank, .world_size = launch.world_size});
+  const auto strategy =
+      dist::make_strategy(plan.run.parallel,
+                          dist::Group::join(launch, identity_of(plan),
+                                            1000 * plan.run.parallel.timeout_s, device.type()),
+                          parse_precision(plan.run.precision), launch.local_world_size);
+  try {
+    TrainResult result = run_on(options, plan, launch, device, *strategy);
+    strategy->group().barrier();  // nobody leaves while another still needs it
+    return result;
+  } catch (const std::exception& error) {
+    strategy->group().report_failure(error.what());
+    strategy->group().abandon();
+    throw;
   }
-  return loop.train();
 }
 
 }  // namespace vgen::train

@@ -15,6 +15,8 @@
 #include "vgen/checkpoint/store.h"
 #include "vgen/core/config.h"
 #include "vgen/data/loader.h"
+#include "vgen/dist/group.h"
+#include "vgen/train/metrics.h"
 #include "vgen/train/optimizer.h"
 #include "vgen/train/run_config.h"
 
@@ -26,6 +28,8 @@ struct Phase {
   std::string name;  ///< "gen"; names metrics and optimizer state; "" where there is only one
   OptimizerConfig optimizer;
   checkpoint::NamedTensors parameters;
+  /// Modules that the model runs through run_block(): what is gathered and computed again as one.
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks = {};
 };
 
 /// What to differentiate, and its terms by name for the metrics: detached scalars.
@@ -52,7 +56,28 @@ struct TaskContext {
   int64_t micro_batch_size = 1;
   uint64_t seed = 0;
   bool is_training = true;  ///< false: only the models are needed, no data is opened
+  dist::Group* group = nullptr;  ///< of all ranks; null: this is the only one
+
+  /// Sums over the ranks, in place. Collective.
+  void sum_over_ranks(std::vector<double>& values) const;
+  /// True on every rank if it is true on one. Collective.
+  bool any_rank(bool value) const;
 };
+
+/// The batches of a validation, the same number on every rank: a model that is spread over the
+/// ranks needs all of them for each. `use` gets a batch and whether it counts: a rank that has no
+/// more gets its last one again, uncounted.
+template <class Batch, class Source, class Use>
+void for_each_batch(const TaskContext& context, Source& source, const Use& use) {
+  std::optional<Batch> last;
+  while (true) {
+    std::optional<Batch> batch = source.next_in_pass();
+    const bool counts = batch.has_value();
+    if (!context.any_rank(counts)) return;
+    if (counts) last = std::move(batch);
+    if (last) use(*last, counts);
+  }
+}
 
 class Task {
  public:
@@ -65,6 +90,9 @@ class Task {
   virtual std::vector<Phase> phases() = 0;
   /// Names of the terms that the progress line shows.
   virtual std::vector<std::string> headline() const = 0;
+  /// What the progress line says of the means of the last steps: "loss 2.9228 | accuracy 0.1031" of
+  /// those of the headline.
+  virtual std::string headline_text(const Metrics& means) const;
   virtual Workload workload() const { return {}; }
 
   // --- training; the order of calls in a step is next_batches, then for each phase loss() of each
@@ -82,7 +110,7 @@ class Task {
 
   // --- looking at it; the trainer puts the averaged weights in place before ---
 
-  /// Metrics over the validation data by name, empty without such data.
+  /// Metrics over the validation data of all ranks by name, empty without such data. Collective.
   virtual std::map<std::string, double> validate() = 0;
   /// A picture for people, uint8 (H, W, 3); none without data to show.
   virtual std::optional<torch::Tensor> preview() = 0;

@@ -26,7 +26,7 @@ class VqganModel : public TokenizerModel {
     return output.image_B3HW;
   }
 
-  void begin_validation() override {
+  void begin_validation(int64_t /*num_batches*/) override {
     is_used_V_ =
         torch::zeros({vqgan_->config().codebook_size}, vqgan_->parameters().front().device());
   }

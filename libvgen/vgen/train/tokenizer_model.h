@@ -40,7 +40,8 @@ class TokenizerModel {
   /// The reconstruction alone, float32, not clamped. Call in eval mode, without grad mode. Counts
   /// the codes for code_metrics().
   virtual torch::Tensor reconstruct(const torch::Tensor& image_B3HW) = 0;
-  virtual void begin_validation() = 0;
+  /// num_batches: how many reconstruct() will be given, about.
+  virtual void begin_validation(int64_t num_batches) = 0;
   /// Metrics of the images reconstructed since begin_validation(), by name.
   virtual std::map<std::string, double> code_metrics() const = 0;
 

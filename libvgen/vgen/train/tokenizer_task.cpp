@@ -12,8 +12,13 @@ namespace {
 
 tokenizer::NamedWeights read_weights(const std::string& path) {
   tokenizer::NamedWeights weights;
-  for (const io::NamedArray& item : io::load_state_dict(path).tensors) {
-    weights[item.name] = checkpoint::as_tensor(item.array).to(torch::kFloat32, false, true);
+  try {
+    for (const io::NamedArray& item : io::load_state_dict(path).tensors) {
+      weights[item.name] = checkpoint::as_tensor(item.array).to(torch::kFloat32, false, true);
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) throw;
+    throw_error(ErrorCode::kNotFound, error.what(), "; ", tokenizer::lpips_weights_help());
   }
   return weights;
 }
@@ -26,7 +31,8 @@ tokenizer::Lpips load_lpips(const TokenizerRecipe& config) {
           " names no file; set loss.perceptual_weight=0 to train without LPIPS, or get the "
           "weights: ",
           tokenizer::lpips_weights_help());
-  return tokenizer::Lpips(read_weights(config.lpips.vgg), read_weights(config.lpips.lin));
+  const tokenizer::NamedWeights vgg = read_weights(config.lpips.vgg);
+  return tokenizer::Lpips(vgg, read_weights(config.lpips.lin));
 }
 
 }  // namespace
@@ -120,7 +126,7 @@ std::map<std::string, double> TokenizerTask::validate() {
   if (!val_) return {};
   const torch::NoGradGuard no_grad;
   model().eval();
-  model_->begin_validation();
+  model_->begin_validation(val_->batches_per_epoch());
   double num_images = 0, psnr = 0, rec_loss = 0, lpips = 0;
   while (const auto batch = val_->next_in_pass()) {
     const auto image_B3HW = batch->image_B3HW.to(context_.device);

@@ -9,8 +9,8 @@
 
 namespace vgen::train {
 
+using checkpoint::NamedTensor;
 using io::Json;
-using Terms = std::vector<std::pair<std::string, at::Tensor>>;
 
 namespace {
 
@@ -32,24 +32,68 @@ void load_file(const NamedTensors& targets, const checkpoint::CheckpointInfo& ch
 
 Trainer::Trainer(const RunConfig& config, Task& task, dist::Strategy& strategy, c10::Device device)
     : config_(config), task_(task), strategy_(strategy) {
-  for (const Phase& phase : task.phases()) {
-    phase_names_.push_back(phase.name);
-    optimizers_.emplace_back(phase.optimizer, phase.parameters);
+  attach_models();
+  const std::vector<Phase> phases = task.phases();
+  for (size_t i = 0; i < phases.size(); ++i) {
+    phase_names_.push_back(phases[i].name);
+    NamedTensors parts;
+    for (const dist::ParameterPart& part : strategy.parts(i)) {
+      parts.push_back({part.name, part.values, {}, part.begin});
+      if (strategy.is_sharded()) parts.back().whole_sizes = part.sizes;
+    }
+    for (size_t p = 0; p < parts.size(); ++p) {
+      parts_.emplace(phases[i].parameters[p].tensor.unsafeGetTensorImpl(), parts[p]);
+    }
+    optimizers_.emplace_back(phases[i].optimizer, parts);
     scalers_.push_back(
         std::make_unique<GradScaler>(config.precision == "fp16", device, config.grad_scaler));
   }
-  base_lr_ = task.phases().front().optimizer.lr;
-  if (config.ema_decay > 0) ema_.emplace(task.model(), config.ema_decay);
+  base_lr_ = phases.front().optimizer.lr;
+  if (config.ema_decay > 0) {
+    NamedTensors averaged;
+    for (const NamedTensor& item : checkpoint::named_parameters(task.model())) {
+      const auto part = parts_.find(item.tensor.unsafeGetTensorImpl());
+      averaged.push_back(part == parts_.end() ? item : part->second);
+      averaged.back().name = item.name;
+    }
+    ema_.emplace(std::move(averaged), config.ema_decay);
+  }
   const int64_t batches = task.batches_per_epoch();
   config_.schedule = in_steps(config.schedule, steps_per_epoch(config, batches));
   total_steps_ = train::total_steps(config, batches);
+}
+
+void Trainer::attach_models() {
+  std::vector<dist::PhaseModel> models;
+  for (const Phase& phase : task_.phases()) {
+    dist::PhaseModel model;
+    for (const NamedTensor& item : phase.parameters) {
+      model.names.push_back(item.name);
+      model.parameters.push_back(item.tensor);
+    }
+    model.blocks = phase.blocks;
+    models.push_back(std::move(model));
+  }
+  std::vector<at::Tensor> buffers = task_.model().buffers();
+  for (const auto& [name, module] : task_.companions()) {
+    std::ranges::move(module->buffers(), std::back_inserter(buffers));
+  }
+  strategy_.attach(models, buffers);
+}
+
+void Trainer::Average::change() {
+  if (!trainer_.ema_) return;
+  trainer_.ema_->swap();
+  for (size_t phase = 0; phase < trainer_.optimizers_.size(); ++phase) {
+    trainer_.strategy_.updated(phase);
+  }
 }
 
 double Trainer::last_lr() const {
   return base_lr_ * rates_at(config_.schedule, step_ - 1, total_steps_).lr;
 }
 
-Terms Trainer::step() {
+Trainer::Terms Trainer::step() {
   // Each step has its own dropout masks, whatever was drawn before: nothing to save.
   torch::manual_seed(Rng(static_cast<uint64_t>(config_.seed), Purpose::kDropout,
                          static_cast<uint64_t>(step_), static_cast<uint64_t>(strategy_.rank()))
@@ -62,18 +106,37 @@ Terms Trainer::step() {
   }
   if (ema_) ema_->update();
   ++step_;
-  return terms;
+  return mean_over_ranks(terms);
 }
 
-Terms Trainer::run_phase(size_t phase) {
+Trainer::Terms Trainer::mean_over_ranks(const Terms& terms) {
+  if (strategy_.world_size() == 1) return terms;
+  std::vector<at::Tensor> values;
+  for (const auto& [name, value] : terms) values.push_back(value.to(at::kFloat).reshape({}));
+  at::Tensor means = at::stack(values);
+  strategy_.sum_over_ranks(means);
+  means.div_(static_cast<double>(strategy_.world_size()));
+  Terms result;
+  for (const auto& [name, value] : terms) {
+    result.emplace_back(name, means[static_cast<int64_t>(result.size())]);
+  }
+  return result;
+}
+
+Trainer::Terms Trainer::run_phase(size_t phase) {
   Optimizer& optimizer = optimizers_[phase];
   GradScaler& scaler = *scalers_[phase];
   const int64_t count = config_.grad_accum_steps;
   Terms terms;
   for (int64_t i = 0; i < count; ++i) {
-    const PhaseLoss loss = task_.loss(phase, static_cast<size_t>(i), step_ + 1);
-    strategy_.backward(scaler.scale(loss.loss / static_cast<double>(count)),
+    strategy_.begin();
+    const PhaseLoss loss = [&] {
+      const BlockRunnerGuard guard(strategy_.runner());
+      return task_.loss(phase, static_cast<size_t>(i), step_ + 1);
+    }();
+    strategy_.backward(phase, scaler.scale(loss.loss / static_cast<double>(count)),
                        /*sync_gradients=*/i + 1 == count);
+    strategy_.end();
     for (size_t t = 0; t < loss.terms.size(); ++t) {
       const auto& [name, value] = loss.terms[t];
       const at::Tensor share = value / static_cast<double>(count);
@@ -85,38 +148,71 @@ Terms Trainer::run_phase(size_t phase) {
     }
   }
   at::Tensor found_inf;
-  if (scaler.is_enabled()) found_inf = scaler.unscale(optimizer.parameters());
-  const at::Tensor norm = strategy_.clip_grad_norm(optimizer.parameters(), config_.max_grad_norm);
+  if (scaler.is_enabled()) {
+    found_inf = scaler.unscale(optimizer.parameters());
+    strategy_.sum_over_ranks(found_inf);
+    found_inf.clamp_max_(1);
+  }
+  const at::Tensor norm = strategy_.clip_grad_norm(phase, config_.max_grad_norm);
   if (!scaler.is_enabled()) found_inf = norm.isfinite().logical_not().to(at::kFloat);
   optimizer.step(rates_at(config_.schedule, step_, total_steps_), found_inf);
   scaler.update(found_inf);
+  strategy_.updated(phase);
   optimizer.zero_grad();  // now, so that the next phase and the next step have the memory
   terms.emplace_back(in_phase(phase_names_[phase], "grad_norm", '_'), norm);
   return terms;
+}
+
+NamedTensors Trainer::state_of(const torch::nn::Module& module) const {
+  NamedTensors tensors = checkpoint::named_state(module);
+  for (NamedTensor& item : tensors) {
+    const auto part = parts_.find(item.tensor.unsafeGetTensorImpl());
+    if (part == parts_.end()) continue;  // a buffer
+    const std::string name = item.name;
+    item = part->second;
+    item.name = name;
+  }
+  return tensors;
+}
+
+NamedTensors Trainer::averaged_state() const {
+  NamedTensors tensors = state_of(task_.model());
+  size_t next = 0;
+  for (NamedTensor& item : tensors) {
+    if (next < ema_->state().size() && item.name == ema_->state()[next].name) {
+      item = ema_->state()[next++];
+    }
+  }
+  return tensors;
+}
+
+NamedTensors Trainer::optimizer_state() const {
+  NamedTensors state;
+  for (size_t i = 0; i < optimizers_.size(); ++i) {
+    std::ranges::move(optimizers_[i].state(in_phase(phase_names_[i], "", '.')),
+                      std::back_inserter(state));
+  }
+  return state;
 }
 
 checkpoint::Snapshot Trainer::snapshot() const {
   checkpoint::Snapshot snapshot;
   snapshot.step = step_;
   const io::Metadata metadata{{"format", "pt"}};
-  snapshot.files.push_back({kModelFile, checkpoint::named_state(task_.model()), metadata});
-  if (ema_) snapshot.files.push_back({kEmaFile, ema_->state(), metadata});
+  snapshot.files.push_back({kModelFile, state_of(task_.model()), metadata});
+  if (ema_) snapshot.files.push_back({kEmaFile, averaged_state(), metadata});
   for (const auto& [name, module] : task_.companions()) {
-    snapshot.files.push_back({name + ".safetensors", checkpoint::named_state(*module), metadata});
+    snapshot.files.push_back({name + ".safetensors", state_of(*module), metadata});
   }
-  NamedTensors state;
+  snapshot.files.push_back({kOptimizerFile, optimizer_state()});
   Json scalers = Json::array();
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    std::ranges::move(optimizers_[i].state(in_phase(phase_names_[i], "", '.')),
-                      std::back_inserter(state));
-    scalers.add(scalers_[i]->state());
-  }
-  snapshot.files.push_back({kOptimizerFile, std::move(state)});
+  for (const auto& scaler : scalers_) scalers.add(scaler->state());
 
   const data::LoaderPosition position = task_.position();
   Json data = Json::object();
   data.set("epoch", Json::number(position.epoch));
   data.set("sample", Json::number(position.sample));
+  data.set("ranks", Json::number(strategy_.world_size()));
   snapshot.state = Json::object();
   snapshot.state.set("step", Json::number(step_));
   snapshot.state.set("data", std::move(data));
@@ -125,17 +221,13 @@ checkpoint::Snapshot Trainer::snapshot() const {
 }
 
 void Trainer::restore(const checkpoint::CheckpointInfo& checkpoint) {
-  load_file(checkpoint::named_state(task_.model()), checkpoint, kModelFile);
-  if (ema_) load_file(ema_->state(), checkpoint, kEmaFile);
+  load_file(state_of(task_.model()), checkpoint, kModelFile);
+  if (ema_) load_file(averaged_state(), checkpoint, kEmaFile);
   for (const auto& [name, module] : task_.companions()) {
-    load_file(checkpoint::named_state(*module), checkpoint, name + ".safetensors");
+    load_file(state_of(*module), checkpoint, name + ".safetensors");
   }
-  NamedTensors state;
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    std::ranges::move(optimizers_[i].state(in_phase(phase_names_[i], "", '.')),
-                      std::back_inserter(state));
-  }
-  load_file(state, checkpoint, kOptimizerFile);
+  load_file(optimizer_state(), checkpoint, kOptimizerFile);
+  for (size_t phase = 0; phase < optimizers_.size(); ++phase) strategy_.updated(phase);
 
   const Json values = checkpoint::read_state(checkpoint);
   try {
@@ -144,7 +236,13 @@ void Trainer::restore(const checkpoint::CheckpointInfo& checkpoint) {
             scalers.size(), " items, expected ", scalers_.size());
     for (size_t i = 0; i < scalers.size(); ++i) scalers_[i]->load_state(scalers[i]);
     const Json& data = values.get_object("data");
-    task_.seek({data.get_int("epoch"), data.get_int("sample")});
+    // Each rank has taken as many: another number of ranks shares them anew.
+    const int64_t ranks = data.find("ranks") == nullptr ? 1 : data.get_int("ranks");
+    const int64_t taken = data.get_int("sample") * ranks;
+    require(ranks > 0 && taken % strategy_.world_size() == 0, ErrorCode::kInvalidArgument, "the ",
+            taken, " samples that ", ranks, " ranks have taken do not divide by ",
+            strategy_.world_size(), " ranks; go on with a number of ranks that divides them");
+    task_.seek({data.get_int("epoch"), taken / strategy_.world_size()});
     step_ = values.get_int("step");
   } catch (Error& error) {
     error.add_context(checkpoint.path + "/state.json");

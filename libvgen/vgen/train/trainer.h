@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -18,14 +19,15 @@ namespace vgen::train {
 
 class Trainer {
  public:
-  /// `task` and `strategy` must outlive it.
+  /// Hands the models to the strategy, and makes the optimizers of what it leaves to this rank.
+  /// `task` and `strategy` must outlive it. Collective.
   Trainer(const RunConfig& config, Task& task, dist::Strategy& strategy, c10::Device device);
 
   /// Takes micro-batches from the loader, then runs each phase of the task: losses, gradients,
   /// clipping, update; last the averages. A phase whose gradients are not finite changes no weight.
   /// Returns the terms of all phases and the norm of the gradients of each before clipping
-  /// ("gen_grad_norm"): means over the micro-batches, scalars on the device, which is not waited
-  /// for. Collective.
+  /// ("gen_grad_norm"): means over micro-batches and ranks, scalars on the device, which is not
+  /// waited for. Collective.
   std::vector<std::pair<std::string, at::Tensor>> step();
 
   int64_t steps_done() const { return step_; }
@@ -35,10 +37,18 @@ class Trainer {
   Task& task() { return task_; }
   const std::vector<std::unique_ptr<GradScaler>>& scalers() const { return scalers_; }
 
-  /// While this lives, the model has the averaged weights, if there are any.
-  std::optional<Ema::Swap> use_average() {
-    return ema_ ? std::optional<Ema::Swap>(std::in_place, *ema_) : std::nullopt;
-  }
+  /// While this lives, the model has the averaged weights, if there are any. Collective.
+  class Average {
+   public:
+    explicit Average(Trainer& trainer) : trainer_(trainer) { change(); }
+    ~Average() noexcept(false) { change(); }
+    Average(const Average&) = delete;
+    Average& operator=(const Average&) = delete;
+
+   private:
+    void change();
+    Trainer& trainer_;
+  };
 
   /// All of the state. The tensors are shared, not copied: save before the next step.
   checkpoint::Snapshot snapshot() const;
@@ -47,12 +57,20 @@ class Trainer {
   void restore(const checkpoint::CheckpointInfo& checkpoint);
 
  private:
-  std::vector<std::pair<std::string, at::Tensor>> run_phase(size_t phase);
+  using Terms = std::vector<std::pair<std::string, at::Tensor>>;
+  void attach_models();
+  Terms run_phase(size_t phase);
+  Terms mean_over_ranks(const Terms& terms);
+  NamedTensors state_of(const torch::nn::Module& module) const;
+  NamedTensors averaged_state() const;
+  NamedTensors optimizer_state() const;
 
   RunConfig config_;
   Task& task_;
   dist::Strategy& strategy_;
   std::vector<std::string> phase_names_;
+  /// What this rank has of each parameter, by the parameter.
+  std::unordered_map<const at::TensorImpl*, checkpoint::NamedTensor> parts_;
   double base_lr_ = 0;                                ///< of the first phase
   std::vector<Optimizer> optimizers_;                 ///< of each phase
   std::vector<std::unique_ptr<GradScaler>> scalers_;  ///< of each phase

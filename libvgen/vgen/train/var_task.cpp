@@ -6,6 +6,7 @@
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/infer/var_generate.h"
+#include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/tensor/image.h"
 #include "vgen/train/label_dropout.h"
@@ -28,14 +29,12 @@ struct TokenMetrics {
   torch::Tensor loss, loss_last, accuracy, accuracy_last;
 };
 
-// loss_Bl: without label smoothing. The last scale begins at token `last_begin`.
-TokenMetrics token_metrics(const torch::Tensor& loss_Bl, const torch::Tensor& logits_BlV,
-                           const torch::Tensor& code_Bl, int64_t last_begin) {
-  const auto is_right_Bl = logits_BlV.argmax(-1).eq(code_Bl).to(torch::kFloat32);
-  return {.loss = loss_Bl.mean(),
-          .loss_last = loss_Bl.slice(1, last_begin).mean(),
-          .accuracy = is_right_Bl.mean(),
-          .accuracy_last = is_right_Bl.slice(1, last_begin).mean()};
+// Without label smoothing. The last scale begins at token `last_begin`.
+TokenMetrics token_metrics(const nn::RowScores& scores_Bl, int64_t last_begin) {
+  return {.loss = scores_Bl.plain_loss.mean(),
+          .loss_last = scores_Bl.plain_loss.slice(1, last_begin).mean(),
+          .accuracy = scores_Bl.is_right.mean(),
+          .accuracy_last = scores_Bl.is_right.slice(1, last_begin).mean()};
 }
 
 }  // namespace
@@ -138,16 +137,19 @@ void VarTask::open_images() {
 }
 
 std::vector<Phase> VarTask::phases() {
-  return {{"", config_.optimizer, checkpoint::named_parameters(*var_)}};
+  return {{"", config_.optimizer, checkpoint::named_parameters(*var_), var_->blocks()}};
 }
 
 Workload VarTask::workload() const {
   const var::VarConfig& model = config_.model;
   double per_token = 0, per_sample = 0;  // weights of matrix products
-  for (const auto& [name, tensor] : checkpoint::named_parameters(*var_)) {
-    if (tensor.dim() != 2 || name == "class_emb.weight" || name == "lvl_embed.weight") continue;
-    const bool is_of_condition = name.find("ada_lin.") != std::string::npos;
-    (is_of_condition ? per_sample : per_token) += static_cast<double>(tensor.numel());
+  for (const auto& item : checkpoint::named_parameters(*var_)) {
+    if (item.tensor.dim() != 2 || item.name == "class_emb.weight" ||
+        item.name == "lvl_embed.weight") {
+      continue;
+    }
+    const bool is_of_condition = item.name.find("ada_lin.") != std::string::npos;
+    (is_of_condition ? per_sample : per_token) += static_cast<double>(item.tensor.numel());
   }
   const auto tokens = static_cast<double>(model.num_tokens());
   const double attention = 12.0 * static_cast<double>(model.depth * model.width()) * tokens;
@@ -194,18 +196,16 @@ PhaseLoss VarTask::loss(size_t /*phase*/, size_t micro_batch, int64_t step) {
   const Autocast autocast(context_.device, context_.precision);
   const auto logits_BlV =
       var_(label_B.to(context_.device, /*non_blocking=*/true), teacher_BMZ, stage.last_scale);
-  const auto loss_Bl = var::token_losses(logits_BlV, code_Bl, config_.label_smoothing);
+  const auto scores_Bl = nn::score_rows(logits_BlV, code_Bl, config_.label_smoothing);
   // quirk: a stage of progressive training has the weights of the whole sequence, so it adds up to
   // less than 1.
   auto weight_l =
-      torch::full({length}, 1 / static_cast<double>(model.num_tokens()), loss_Bl.options());
+      torch::full({length}, 1 / static_cast<double>(model.num_tokens()), scores_Bl.loss.options());
   weight_l.slice(0, last_begin).mul_(stage.newest_weight);
-  torch::Tensor loss = var::var_loss(loss_Bl, weight_l);
+  torch::Tensor loss = var::var_loss(scores_Bl.loss, weight_l);
 
   const torch::NoGradGuard no_grad;
-  const auto plain_Bl =
-      config_.label_smoothing == 0 ? loss_Bl.detach() : var::token_losses(logits_BlV, code_Bl);
-  const TokenMetrics metrics = token_metrics(plain_Bl, logits_BlV, code_Bl, last_begin);
+  const TokenMetrics metrics = token_metrics(scores_Bl, last_begin);
   return {std::move(loss),
           {{"loss", metrics.loss},
            {"loss_last", metrics.loss_last},
@@ -218,25 +218,28 @@ std::map<std::string, double> VarTask::validate() {
   const torch::NoGradGuard no_grad;
   var_->eval();
   const int64_t last_begin = config_.model.scale_begin(config_.model.num_scales() - 1);
-  double num_samples = 0;
-  std::map<std::string, double> sums;
-  while (const auto batch = val_->next_in_pass()) {
-    const auto code_BL = batch->code_BT.to(context_.device);
-    const auto teacher_BMZ = tokenizer_->quantizer().teacher_input(code_BL);
-    const Autocast autocast(context_.device, context_.precision);
-    const auto logits_BLV = var_(batch->label_B.to(context_.device), teacher_BMZ);
-    const auto loss_BL = var::token_losses(logits_BLV, code_BL);
-    const TokenMetrics metrics = token_metrics(loss_BL, logits_BLV, code_BL, last_begin);
-    const auto size = static_cast<double>(code_BL.size(0));
-    num_samples += size;
-    sums["loss"] += size * metrics.loss.item<double>();
-    sums["loss_last"] += size * metrics.loss_last.item<double>();
-    sums["accuracy"] += size * metrics.accuracy.item<double>();
-    sums["accuracy_last"] += size * metrics.accuracy_last.item<double>();
-  }
+  std::vector<double> sums(5);  // samples, then in the order below
+  for_each_batch<codes::CodeBatch>(
+      context_, *val_, [&](const codes::CodeBatch& batch, bool counts) {
+        const auto code_BL = batch.code_BT.to(context_.device);
+        const auto teacher_BMZ = tokenizer_->quantizer().teacher_input(code_BL);
+        const Autocast autocast(context_.device, context_.precision);
+        const auto logits_BLV = var_(batch.label_B.to(context_.device), teacher_BMZ);
+        const TokenMetrics metrics = token_metrics(nn::score_rows(logits_BLV, code_BL), last_begin);
+        const double size = counts ? static_cast<double>(code_BL.size(0)) : 0;
+        sums[0] += size;
+        sums[1] += size * metrics.loss.item<double>();
+        sums[2] += size * metrics.loss_last.item<double>();
+        sums[3] += size * metrics.accuracy.item<double>();
+        sums[4] += size * metrics.accuracy_last.item<double>();
+      });
   var_->train();
-  for (auto& [name, sum] : sums) sum /= num_samples;
-  return sums;
+  context_.sum_over_ranks(sums);
+  if (sums[0] == 0) return {};
+  return {{"loss", sums[1] / sums[0]},
+          {"loss_last", sums[2] / sums[0]},
+          {"accuracy", sums[3] / sums[0]},
+          {"accuracy_last", sums[4] / sums[0]}};
 }
 
 std::optional<torch::Tensor> VarTask::preview() {

@@ -1,5 +1,7 @@
 #include "vgen/train/var_tokenizer_task.h"
 
+#include <cstdio>
+
 #include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
@@ -9,6 +11,24 @@ namespace vgen::train {
 namespace {
 
 constexpr const char* kHitsName = "quantize.ema_vocab_hit_SV";
+constexpr double kLeastPower = 1e-12;  // of a latent, so that none gives no NaN
+/// Validation batches whose pictures after each scale are decoded: K pictures an image.
+constexpr int64_t kScaleBatches = 32;
+
+/// "usage_p16"
+std::string name_of_scale(const char* what, int64_t side) {
+  std::string name = what;
+  name += "_p";
+  name += std::to_string(side);
+  return name;
+}
+
+/// "0.024", "5.9", "64" per cent: one code of many is not nothing.
+std::string percent_text(double share) {
+  char text[32];
+  std::snprintf(text, sizeof(text), share < 0.0995 ? "%.2g" : "%.0f", 100 * share);
+  return text;
+}
 
 class MultiScaleModel : public TokenizerModel {
  public:
@@ -52,8 +72,11 @@ class MultiScaleModel : public TokenizerModel {
     result.terms = {
         {"dead_codes", is_used_V.logical_not().sum().to(torch::kFloat32)},
         {"reseeded_codes", torch::full({}, static_cast<float>(reseeded), usage_K.options())}};
+    const torch::Tensor left_K =
+        output.quantized.error_K / output.quantized.power.clamp_min(kLeastPower);
     for (int64_t k = 0; k < num_scales; ++k) {
       result.terms.emplace_back(name_of("usage", k), usage_K[k]);
+      result.terms.emplace_back(name_of("error", k), left_K[k]);
     }
     return result;
   }
@@ -62,17 +85,17 @@ class MultiScaleModel : public TokenizerModel {
     const auto output = vqvae_->forward(image_B3HW);
     if (!used_KV_.defined()) return output.image_B3SS;
     used_KV_ += output.quantized.hits_KV;
-    if (rec_losses_.empty()) {
-      for (const torch::Tensor& image : vqvae_->decode_scales(output.quantized.index_BL)) {
-        rec_losses_.push_back(torch::mse_loss(image, image_B3HW).item<double>());
-      }
+    if (batches_seen_++ % scale_stride_ == 0) {
+      add_scales(vqvae_->decode_scales(output.quantized.index_BL), image_B3HW);
     }
     return output.image_B3SS;
   }
 
-  void begin_validation() override {
+  void begin_validation(int64_t num_batches) override {
     used_KV_ = torch::zeros_like(vqvae_->quantize->ema_vocab_hit_KV());
-    rec_losses_.clear();
+    scale_stride_ = (num_batches + kScaleBatches - 1) / kScaleBatches;
+    batches_seen_ = scale_images_ = 0;
+    rec_loss_sums_.assign(static_cast<size_t>(num_patch_nums()), 0);
   }
 
   std::map<std::string, double> code_metrics() const override {
@@ -85,9 +108,8 @@ class MultiScaleModel : public TokenizerModel {
         {"dead_codes", is_used_V.logical_not().sum().item<double>()}};
     for (int64_t k = 0; k < num_patch_nums(); ++k) {
       metrics[name_of("usage", k)] = share(is_used_KV[k]);
-      if (!rec_losses_.empty()) {
-        metrics[name_of("rec_loss", k)] = rec_losses_[static_cast<size_t>(k)];
-      }
+      metrics[name_of("rec_loss", k)] =
+          rec_loss_sums_[static_cast<size_t>(k)] / static_cast<double>(scale_images_);
     }
     return metrics;
   }
@@ -108,9 +130,16 @@ class MultiScaleModel : public TokenizerModel {
   int64_t num_patch_nums() const {
     return static_cast<int64_t>(vqvae_->config().patch_nums.size());
   }
-  /// "usage_p16"
   std::string name_of(const char* what, int64_t scale) const {
-    return str_cat(what, "_p", vqvae_->config().patch_nums[static_cast<size_t>(scale)]);
+    return name_of_scale(what, vqvae_->config().patch_nums[static_cast<size_t>(scale)]);
+  }
+  void add_scales(const std::vector<torch::Tensor>& images, const torch::Tensor& image_B3HW) {
+    const int64_t batch = image_B3HW.size(0);
+    scale_images_ += batch;
+    for (size_t k = 0; k < images.size(); ++k) {
+      rec_loss_sums_[k] +=
+          static_cast<double>(batch) * torch::mse_loss(images[k], image_B3HW).item<double>();
+    }
   }
   bool is_reseeding(int64_t step, size_t micro_batch) const {
     const bool is_over = care_.reseed_until > 0 && step > care_.reseed_until;
@@ -125,8 +154,12 @@ class MultiScaleModel : public TokenizerModel {
   int64_t micro_batches_;  ///< of a step
   uint64_t seed_;
   tokenizer::MultiScaleVqvae vqvae_;
-  torch::Tensor used_KV_;           ///< float32, how often validation images use a code
-  std::vector<double> rec_losses_;  ///< of each scale, of the first batch of a validation
+
+  // Of a validation.
+  torch::Tensor used_KV_;     ///< float32, how often the images use a code
+  int64_t scale_stride_ = 1;  ///< of the batches whose scales are decoded
+  int64_t batches_seen_ = 0, scale_images_ = 0;
+  std::vector<double> rec_loss_sums_;  ///< of each scale, over scale_images_ images
 };
 
 }  // namespace
@@ -138,6 +171,25 @@ void validate(const VarTokenizerRunConfig& config) {
           config.model.patch_nums.back(), " cells of ", config.model.downsample(),
           " pixels a side, which is an image of ", config.model.image_size());
   validate_recipe(config);
+}
+
+VarTokenizerTask::VarTokenizerTask(const VarTokenizerRunConfig& config, const TaskContext& context)
+    : TokenizerTask(config, make_multi_scale_model(config, context.seed), context),
+      patch_nums_(config.model.patch_nums) {}
+
+std::string VarTokenizerTask::headline_text(const Metrics& means) const {
+  std::map<std::string, double> mean(means.begin(), means.end());
+  if (!mean.contains("dead_codes")) return TokenizerTask::headline_text(means);
+  const auto percents = [&](const char* what) {
+    std::string text = what;
+    for (const int64_t side : patch_nums_) {
+      text += ' ';
+      text += percent_text(mean[name_of_scale(what, side)]);
+    }
+    return text + " %";
+  };
+  return str_cat(TokenizerTask::headline_text(means), " | ", percents("usage"), " | dead ",
+                 format_fixed(mean["dead_codes"], 0), " | ", percents("error"));
 }
 
 std::unique_ptr<TokenizerModel> make_multi_scale_model(const VarTokenizerRunConfig& config,
