@@ -71,6 +71,30 @@ TEST_CASE("load gpt: configs read off the weights", "[infer]") {
   CHECK(official.weights.config.block_size == 16);
 }
 
+TEST_CASE("load gpt: the grid that was trained on, where files tell", "[infer]") {
+  const auto official = load_gpt(golden("gpt_c2i/ckpt.pt"), {.n_head = 2, .block_size = 36});
+  CHECK(official.weights.config.block_size == 36);
+  CHECK(official.trained.block_size == 16);
+  CHECK(official.trained.downsample == 16);
+  CHECK(official.trained.block_size_from == "args.image_size");
+  CHECK(official.trained.downsample_from == "args.downsample_size");
+
+  const std::string bare = golden("gpt_c2i/ckpt.safetensors");
+  CHECK(load_gpt(bare, {.n_head = 2, .block_size = 36}).trained.block_size == 0);
+  const test::TempDir dir;
+  test::write_file(dir / "gpt.yaml", dump_config(test::golden_config("gpt_c2i")));
+  const auto with_config = load_gpt(bare, {.config = dir / "gpt.yaml", .block_size = 16});
+  CHECK(with_config.weights.config.block_size == 16);
+  CHECK(with_config.trained.block_size == 36);
+  CHECK(with_config.trained.downsample == 0);
+  CHECK(with_config.trained.block_size_from == dir / "gpt.yaml");
+  // A config that leaves the grid out does not tell it.
+  test::write_file(dir / "part.yaml",
+                   "dim: 64\nn_layer: 2\nn_head: 2\nmultiple_of: 64\nvocab_size: 128\n"
+                   "num_classes: 10\n");
+  CHECK(load_gpt(bare, {.config = dir / "part.yaml"}).trained.block_size == 0);
+}
+
 TEST_CASE("load gpt: heads come from the published size", "[infer]") {
   gpt::GptConfig config = gpt::gpt_size("B");
   config.vocab_size = 32;

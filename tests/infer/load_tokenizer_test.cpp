@@ -6,14 +6,17 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <type_traits>
 
 #include "support/golden.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/store.h"
+#include "vgen/core/log.h"
 #include "vgen/infer/vqgan_config.h"
 #include "vgen/io/convert.h"
 #include "vgen/io/safetensors.h"
+#include "vgen/tokenizer/multi_scale_vqvae.h"
 #include "vgen/tokenizer/vqgan.h"
 
 using namespace vgen;
@@ -78,10 +81,11 @@ VqganConfig tiny_config() {
 }
 
 /// <run>/config.yaml and a checkpoint of `model` (and `ema`) at step 30.
-void write_run(const std::string& run, const VqganConfig& config, tokenizer::Vqgan model,
-               tokenizer::Vqgan ema) {
+template <class Config, class Model>
+void write_run(const std::string& run, const Config& config, Model model, Model ema) {
   fs::create_directories(run);
-  std::string yaml = "task: tokenizer\nsteps: 100\ndata:\n  image_size: 24\nmodel:\n";
+  const std::string task = std::is_same_v<Config, VqganConfig> ? "tokenizer" : "var_tokenizer";
+  std::string yaml = "task: " + task + "\nsteps: 100\ndata:\n  image_size: 24\nmodel:\n";
   for (const std::string& line : split(dump_config(config), '\n')) yaml += "  " + line + "\n";
   test::write_file(run + "/config.yaml", yaml);
   checkpoint::Snapshot snapshot;
@@ -180,6 +184,59 @@ TEST_CASE("load_tokenizer: runs give their newest weights, averaged ones first",
   CHECK(load_tokenizer(temp / "plain").weights == "model");
   CHECK_THAT(test::error_of([&] { load_tokenizer(temp / "plain", {.weights = "ema"}); }),
              Contains("holds no averaged weights"));
+}
+
+TEST_CASE("load_tokenizer: one file of a run's checkpoint has the scales of the run", "[infer]") {
+  const test::TempDir temp;
+  tokenizer::MultiScaleVqvaeConfig config;
+  config.ch = 32;
+  config.ch_mult = {1, 1};
+  config.num_res_blocks = 1;
+  config.z_channels = 4;
+  config.codebook_size = 16;
+  config.patch_nums = {1, 2, 4};
+  torch::manual_seed(5);
+  tokenizer::MultiScaleVqvae model(config);
+  const std::string run = temp / "run";
+  write_run(run, config, model, model);
+  const std::string folder = run + "/checkpoints/step_0000030/";
+  const std::string fingerprint = load_tokenizer(run).model->fingerprint();
+  const infer::TokenizerOptions of_var{.patch_nums = {1, 2, 3, 4}};  // a transformer's scales
+  for (const std::string name : {"model.safetensors", "ema.safetensors"}) {
+    INFO(name);
+    const auto loaded = load_tokenizer(folder + name, of_var);
+    CHECK(loaded.model->patch_nums() == config.patch_nums);
+    CHECK(loaded.model->fingerprint() == fingerprint);
+    CHECK(loaded.image_size == 8);
+    CHECK(loaded.weights == name.substr(0, name.find('.')));
+  }
+
+  // Away from its run no file tells the scales: those that are asked for, with a warning where the
+  // weights counted others.
+  const std::string alone = temp / "alone.safetensors";
+  fs::copy_file(folder + "model.safetensors", alone);
+  const auto log_of = [&](const infer::TokenizerOptions& options) {
+    init_logging({.file = temp / "log.txt"});
+    CHECK(load_tokenizer(alone, options).model->patch_nums() == options.patch_nums);
+    init_logging({});
+    const std::string text = test::read_file(temp / "log.txt");
+    fs::remove(temp / "log.txt");
+    return text;
+  };
+  CHECK(log_of({.patch_nums = {1, 3, 4}}).empty());
+  CHECK_THAT(log_of(of_var), Contains("alone.safetensors: counts the usage of 3 scales, but serves "
+                                      "the 4 scales [1, 2, 3, 4] here"));
+
+  // A run whose config is no longer its own.
+  config.patch_nums = of_var.patch_nums;
+  std::string yaml = "task: var_tokenizer\nmodel:\n";
+  for (const std::string& line : split(dump_config(config), '\n')) yaml += "  " + line + "\n";
+  test::write_file(run + "/config.yaml", yaml);
+  for (const std::string& path : {run, folder + "model.safetensors"}) {
+    CHECK_THAT(test::error_of([&] { load_tokenizer(path); }),
+               Contains("counts the usage of 3 scales, but model.patch_nums in config.yaml of its "
+                        "run is [1, 2, 3, 4]; put back"));
+  }
 }
 
 TEST_CASE("load_tokenizer: the fingerprint is that of the weights, nothing else", "[infer]") {

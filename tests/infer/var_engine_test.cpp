@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <catch2/catch.hpp>
+#include <limits>
 
 #include "support/golden.h"
 #include "support/support.h"
@@ -44,6 +45,19 @@ std::vector<VarRequest> requests_of(const torch::Tensor& label_B) {
     requests.push_back({.image = static_cast<uint64_t>(b), .label = label_B[b].item<int64_t>()});
   }
   return requests;
+}
+
+// Logits of every scale, the engine fed with the inputs of given codes: (S, L, V).
+torch::Tensor teacher_forced(VarEngine& engine, const torch::Tensor& label_S,
+                             const torch::Tensor& input_BMZ) {
+  engine.start(label_S);
+  std::vector<torch::Tensor> logits{engine.run_scale({})};
+  const auto& config = engine.config();
+  for (int64_t k = 1; k < config.num_scales(); ++k) {
+    logits.push_back(
+        engine.run_scale(input_BMZ.slice(1, config.scale_begin(k) - 1, config.scale_end(k) - 1)));
+  }
+  return torch::cat(logits, 1);
 }
 
 VarSettings greedy(double cfg_scale) { return {.cfg_scale = cfg_scale, .filter = {.top_k = 1}}; }
@@ -89,17 +103,36 @@ TEST_CASE("var engine: logits, codes and images of the official code", "[infer][
 TEST_CASE("var engine: teacher-forced logits of every scale", "[infer][golden]") {
   const std::string name = GENERATE("var", "var_saln");
   const auto engine = golden_engine(name);
-  const auto label_B = golden_tensor(name + "/labels.npy");
   const auto input_BMZ = golden_tensor(name + "/var_input.npy");
-  engine->start(label_B);
-  std::vector<torch::Tensor> logits{engine->run_scale({})};
-  const auto& config = engine->config();
-  for (int64_t k = 1; k < config.num_scales(); ++k) {
-    logits.push_back(
-        engine->run_scale(input_BMZ.slice(1, config.scale_begin(k) - 1, config.scale_end(k) - 1)));
-  }
-  CHECK_THAT(torch::cat(logits, 1), AllClose(golden_tensor(name + "/logits.npy"), test::kParity));
+  CHECK_THAT(teacher_forced(*engine, golden_tensor(name + "/labels.npy"), input_BMZ),
+             AllClose(golden_tensor(name + "/logits.npy"), test::kParity));
   CHECK_THAT(test::error_of([&] { engine->run_scale(input_BMZ); }), Contains("scale 4 of 4"));
+}
+
+TEST_CASE("var engine: guided logits of every scale, those that codes are chosen from",
+          "[infer][golden]") {
+  const std::string name = GENERATE("var", "var_saln");
+  const std::string cfg = GENERATE("1.5", "4");
+  const bool use_own_kernels = GENERATE(true, false);
+  CAPTURE(name, cfg, use_own_kernels);
+  const auto engine = golden_engine(name, {.use_own_kernels = use_own_kernels});
+  const auto loaded = load_golden_tokenizer();
+  const std::string prefix = name + "/infer_cfg" + cfg;
+  const auto input_BMZ =
+      as_scales(loaded).quantizer().teacher_input(golden_tensor(prefix + "_idx.npy"));
+  const auto label_B = golden_tensor(name + "/gen_labels.npy");
+  const auto label_S = torch::cat({label_B, torch::full_like(label_B, kNoClass)});
+  const auto parts = teacher_forced(*engine, label_S, input_BMZ).chunk(2);
+
+  // 1, 4, 9, 16 tokens; guidance grows from 0 to cfg.
+  std::vector<double> strength;
+  for (int64_t k = 0; k < 4; ++k) {
+    strength.insert(strength.end(), static_cast<size_t>((k + 1) * (k + 1)),
+                    std::stod(cfg) * static_cast<double>(k) / 3);
+  }
+  const auto t_L1 = torch::tensor(strength, torch::kFloat32).unsqueeze(1);
+  const auto guided_BLV = (1 + t_L1) * parts[0] - t_L1 * parts[1];
+  CHECK_THAT(guided_BLV, AllClose(golden_tensor(prefix + "_logits.npy"), test::kParity));
 }
 
 TEST_CASE("var edit: given codes stay, the official notebook's results", "[infer][golden]") {
@@ -163,18 +196,49 @@ TEST_CASE("var engine: mixtures of codes follow the drawn ones where the filter 
   CHECK_FALSE(torch::allclose(soft.latent_BZhh, plain.latent_BZhh, 1e-3, 1e-3));
 }
 
+TEST_CASE("var engine: the parts of a mixture of codes", "[infer]") {
+  torch::manual_seed(0);
+  auto logits_V = 3 * torch::randn({40});
+  logits_V.index_fill_(0, torch::tensor({0, 7, 39}), -std::numeric_limits<float>::infinity());
+  const auto noise_V = -torch::empty({40}, torch::kDouble).exponential_().log();
+  const std::span logits(logits_V.const_data_ptr<float>(), 40);
+  const std::span noise(noise_V.const_data_ptr<double>(), 40);
+  for (const auto& [ratio, tau] : {std::pair{0.0, 0.27}, {1.0 / 3, 0.1845}, {1.0, 0.0135}}) {
+    CAPTURE(ratio);
+    auto part_V = torch::full({40}, -1.0f);
+    infer::mixture_parts(logits, noise, ratio, {part_V.mutable_data_ptr<float>(), 40});
+    const auto expected_V =
+        torch::softmax((logits_V.to(torch::kDouble) * (1 + ratio) + noise_V) / tau, 0);
+    CHECK_THAT(part_V, AllClose(expected_V.to(torch::kFloat), {1e-6, 0}));
+    for (const int64_t removed : {0, 7, 39}) CHECK(part_V[removed].item<float>() == 0);
+    CHECK(part_V.sum().item<float>() == Approx(1));
+  }
+  // A code that is left alone is all of it, however small its logit.
+  auto one_V = torch::full({40}, -std::numeric_limits<float>::infinity());
+  one_V[5] = -2;
+  auto part_V = torch::empty({40});
+  infer::mixture_parts({one_V.const_data_ptr<float>(), 40}, noise, 0.5,
+                       {part_V.mutable_data_ptr<float>(), 40});
+  CHECK(part_V[5].item<float>() == 1);
+}
+
 TEST_CASE("var engine: narrow weights stay near", "[infer]") {
   const auto [precision, tolerance] =
       GENERATE(table<std::string, double>({{"bf16", 0.1}, {"int8", 0.1}}));
   CAPTURE(precision);
   const auto exact = golden_engine("var"), narrow = golden_engine("var", {.precision = precision});
   const auto label_B = golden_tensor("var/labels.npy");
-  exact->start(label_B);
-  narrow->start(label_B);
-  const auto a = exact->run_scale({}), b = narrow->run_scale({});
-  const double error = (a - b).norm().item<double>() / a.norm().item<double>();
-  CHECK(error < tolerance);
-  CHECK(error > 0);
+  const auto input_BMZ = golden_tensor("var/var_input.npy");
+  const auto a_BLV = teacher_forced(*exact, label_B, input_BMZ);
+  const auto b_BLV = teacher_forced(*narrow, label_B, input_BMZ);
+  for (int64_t k = 0; k < 4; ++k) {
+    const int64_t begin = exact->config().scale_begin(k), end = exact->config().scale_end(k);
+    const auto a = a_BLV.slice(1, begin, end), b = b_BLV.slice(1, begin, end);
+    const double error = (a - b).norm().item<double>() / a.norm().item<double>();
+    CAPTURE(k, error);
+    CHECK(error < tolerance);
+    CHECK(error > 0);
+  }
   CHECK(narrow->weight_bytes() < exact->weight_bytes());
 }
 

@@ -214,9 +214,10 @@ SampleResult Edit::run() {
   const std::string part = config_.task == "complete" ? str_cat("keep-rows ", config_.kept_rows)
                            : config_.mask.empty()     ? "the box"
                                                       : config_.mask;
-  require(kept_share_ < 1, ErrorCode::kInvalidArgument, part,
-          ": nothing is to be drawn anew; the part is empty at the size of a code, ",
-          session_.tokenizer().downsample(), " pixels");
+  require(kept_share_ < 1, ErrorCode::kInvalidArgument, part, ": nothing is to be drawn anew; ",
+          config_.mask.empty() ? str_cat("the part is empty at the size of a code, ",
+                                         session_.tokenizer().downsample(), " pixels")
+                               : "the mask is dark all over the middle square of the image");
   require(kept_share_ > 0, ErrorCode::kInvalidArgument, part,
           ": nothing of the image stays; use vgen sample to draw whole images");
   plan_.label = config_.label < 0 ? session_.num_classes() : config_.label;

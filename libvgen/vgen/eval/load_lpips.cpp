@@ -9,8 +9,13 @@ tokenizer::NamedWeights read_weights(const std::string& path, const std::string&
   require(!path.empty(), ErrorCode::kInvalidArgument, "LPIPS: ", what, " is missing; ",
           tokenizer::lpips_weights_help());
   tokenizer::NamedWeights weights;
-  for (const io::NamedArray& item : io::load_state_dict(path).tensors) {
-    weights.emplace(item.name, checkpoint::as_tensor(item.array));
+  try {
+    for (const io::NamedArray& item : io::load_state_dict(path).tensors) {
+      weights.emplace(item.name, checkpoint::as_tensor(item.array));
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFound) throw;
+    throw_error(ErrorCode::kNotFound, error.what(), "; ", tokenizer::lpips_weights_help());
   }
   return weights;
 }

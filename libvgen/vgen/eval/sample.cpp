@@ -134,6 +134,9 @@ void ImageSampling::write_summary(const SampleResult& result) {
   json.set("tokens_per_second",
            io::Json::number(static_cast<double>(result.tokens) / result.generate_seconds));
   json.set("load_seconds", io::Json::number(result.load_seconds));
+  json.set("seconds_to_first_token", result.first_token_seconds
+                                         ? io::Json::number(*result.first_token_seconds)
+                                         : io::Json::null());
   json.set("generate_seconds", io::Json::number(result.generate_seconds));
   json.set("decode_seconds", io::Json::number(result.decode_seconds));
   io::Json images = io::Json::array();
@@ -172,7 +175,13 @@ io::Json settings_json(const SampleConfig& config) {
   };
   io::Json json = io::Json::object();
   json.set("checkpoint", io::Json::string(config.checkpoint));
+  json.set("weights", io::Json::string(config.gpt.weights));
+  json.set("config", io::Json::string(config.gpt.config));
+  json.set("n_head", io::Json::number(config.gpt.n_head));
   json.set("tokenizer", io::Json::string(config.tokenizer));
+  json.set("tokenizer_weights", io::Json::string(config.decoder.weights));
+  json.set("tokenizer_config", io::Json::string(config.decoder.config));
+  json.set("tokenizer_precision", io::Json::string(config.decoder.precision));
   json.set("seed", io::Json::number(static_cast<int64_t>(settings.seed)));
   json.set("cfg_scale", given(settings.cfg_scale));
   json.set("cfg_interval", io::Json::number(settings.cfg_interval));

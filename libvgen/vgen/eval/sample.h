@@ -38,6 +38,7 @@ struct SampleConfig {
   std::string precision = "bf16";   ///< of the weights: fp32, bf16, int8
   std::string device = "auto";      ///< as parse_device
   int64_t image_size = 0;           ///< pixels, a multiple of the tokenizer's step; 0 = as trained
+  bool any_size = false;            ///< GPT: warn, not refuse, where its files tell another grid
   int64_t batch_size = 8;           ///< images at a time; changes no image
   int64_t threads = 0;              ///< of LibTorch; 0 = one per core
 };
@@ -55,7 +56,9 @@ struct SampleImagesConfig {
 struct SampleResult {
   int64_t images = 0;
   int64_t tokens = 0;
-  double load_seconds = 0;      ///< until the first token can be drawn
+  double load_seconds = 0;  ///< until the first token can be drawn
+  /// From the start of the process until the first token was drawn; none without /proc.
+  std::optional<double> first_token_seconds = {};
   double generate_seconds = 0;  ///< drawing tokens
   double decode_seconds = 0;    ///< tokens to pixels
   double seconds = 0;           ///< all of it, writing too
@@ -79,6 +82,7 @@ struct SampleFidConfig {
   int64_t eval_size = 256;  ///< pixels of the stored images
   std::string npz;          ///< the result: `arr_0`, uint8 (num_images, eval_size, eval_size, 3)
   int64_t rank = 0, world_size = 1;
+  int64_t local_rank = 0;  ///< among the processes of this machine: as device_for_local_rank
 };
 
 /// The images that FID is computed of (ADM's evaluator reads the .npz): image i shows class i mod
@@ -88,8 +92,9 @@ struct SampleFidConfig {
 /// Work is cut into parts of 64 images, stored in the folder "<npz>.parts" and shared out to
 /// world_size processes that see the same folder; none talks to another. Whoever finds all parts
 /// done writes the .npz and removes them. A run that was killed, or that found the disk full, goes
-/// on where it was when called again; other settings than those of the parts there are refused.
-/// Throws Error.
+/// on where it was when called again. The folder's settings.json has what the images depend on, the
+/// fingerprints of the models too (model_identity.h); a continuation that differs is
+/// Error(kInvalidArgument) with both values. Throws Error.
 SampleResult sample_fid(const SampleFidConfig& config);
 
 /// The settings: what is written into files. What was left open is "auto" there.

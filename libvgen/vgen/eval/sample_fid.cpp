@@ -9,12 +9,15 @@
 #include <filesystem>
 
 #include "vgen/checkpoint/named_tensors.h"
+#include "vgen/codes/code_shard.h"
 #include "vgen/core/log.h"
+#include "vgen/eval/model_identity.h"
 #include "vgen/eval/sample.h"
 #include "vgen/eval/sample_session.h"
 #include "vgen/io/atomic_file.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/io/npy.h"
+#include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
 
 namespace vgen::eval {
@@ -31,6 +34,7 @@ class FidSampling {
   explicit FidSampling(const SampleFidConfig& config)
       : config_(config),
         folder_(config.npz + ".parts"),
+        settings_path_(folder_ + "/settings.json"),
         num_parts_((config.num_images + kPartImages - 1) / kPartImages) {}
 
   SampleResult run();
@@ -40,14 +44,15 @@ class FidSampling {
   int64_t part_size(int64_t part) const {
     return std::min(kPartImages, config_.num_images - part * kPartImages);
   }
-  std::string settings_text() const;
-  void open_folder() const;
+  io::Json settings() const;
+  void check_settings(const io::Json& settings) const;
+  void make_folder(const io::Json& settings) const;
   bool is_done(int64_t part) const;
   void draw_part(int64_t part);
   void write_npz() const;
 
   const SampleFidConfig& config_;
-  std::string folder_;
+  std::string folder_, settings_path_;
   int64_t num_parts_;
   std::unique_ptr<SampleSession> session_;
   std::unique_ptr<Progress> progress_;
@@ -61,27 +66,40 @@ std::string FidSampling::part_path(int64_t part) const {
   return folder_ + name;
 }
 
-std::string FidSampling::settings_text() const {
+// All that the images depend on.
+io::Json FidSampling::settings() const {
   io::Json json = settings_json(config_.model);
   json.set("num_images", io::Json::number(config_.num_images));
   json.set("image_size", io::Json::number(config_.model.image_size));
   json.set("eval_size", io::Json::number(config_.eval_size));
-  return io::dump_json(json, 1) + "\n";
+  for (const auto& [name, value] : identify_models(config_.model).members) json.set(name, value);
+  return json;
+}
+
+void FidSampling::check_settings(const io::Json& settings) const {
+  const std::string text = io::read_text_file(settings_path_);
+  io::Json found;
+  try {
+    found = io::parse_json(text);
+  } catch (Error& error) {
+    error.add_context(settings_path_);
+    throw;
+  }
+  const auto difference = codes::first_difference(found, settings);
+  require(!difference, ErrorCode::kInvalidArgument, settings_path_,
+          ": parts drawn with other settings are there: ", difference.value_or(""),
+          "; repeat the command that they were begun with, or remove the folder ", folder_);
 }
 
 // Ranks that start together write the same text, so it does not matter who is last.
-void FidSampling::open_folder() const {
+void FidSampling::make_folder(const io::Json& settings) const {
   std::error_code error;
   fs::create_directories(folder_, error);
   require(!error, ErrorCode::kUnavailable, folder_, ": cannot be made: ", error.message());
-  const std::string path = folder_ + "/settings.json", text = settings_text();
-  if (!fs::exists(path)) {
-    io::write_file_atomically(path, text);
-    return;
+  if (!fs::exists(settings_path_)) {
+    io::write_file_atomically(settings_path_, io::dump_json(settings, 1) + "\n");
   }
-  require(io::read_text_file(path) == text, ErrorCode::kInvalidArgument, path,
-          ": parts drawn with other settings are there; remove the folder ", folder_,
-          " to begin anew, or repeat the command that it was begun with");
+  check_settings(settings);
 }
 
 // Parts are written atomically: one that is there is whole.
@@ -125,7 +143,7 @@ void FidSampling::draw_part(int64_t part) {
 
 // One process at a time: the one that comes second finds nothing left to do.
 void FidSampling::write_npz() const {
-  const int lock = ::open((folder_ + "/settings.json").c_str(), O_RDONLY | O_CLOEXEC);
+  const int lock = ::open(settings_path_.c_str(), O_RDONLY | O_CLOEXEC);
   if (lock < 0) return;
   const auto unlock = [](const int* fd) { ::close(*fd); };
   const std::unique_ptr<const int, decltype(unlock)> guard(&lock, unlock);
@@ -148,7 +166,8 @@ SampleResult FidSampling::run() {
     throw_error(ErrorCode::kInvalidArgument, config_.npz,
                 ": is there already; remove it to draw the images again");
   }
-  open_folder();
+  const io::Json settings = this->settings();
+  if (fs::exists(settings_path_)) check_settings(settings);
   std::vector<int64_t> todo;
   int64_t own_images = 0;
   for (int64_t part = config_.rank; part < num_parts_; part += config_.world_size) {
@@ -162,6 +181,7 @@ SampleResult FidSampling::run() {
   SampleResult result;
   if (!todo.empty()) {
     session_ = std::make_unique<SampleSession>(config_.model);
+    make_folder(settings);  // now that the session has found nothing wrong with them
     progress_ = std::make_unique<Progress>(Progress::Options{
         .label = "sample", .unit = "images", .total = own_images, .start = images_done_});
     drawing_since_ = Clock::now();
@@ -197,7 +217,10 @@ SampleResult sample_fid(const SampleFidConfig& config) {
           ": expected 0 to ", config.world_size - 1);
   require(config.npz.ends_with(".npz"), ErrorCode::kInvalidArgument, "npz '", printable(config.npz),
           "': expected a file name that ends in .npz");
-  return FidSampling(config).run();
+  SampleFidConfig resolved = config;
+  resolved.model.device =
+      device_for_local_rank(config.model.device, config.local_rank, num_cuda_devices());
+  return FidSampling(resolved).run();
 }
 
 }  // namespace vgen::eval

@@ -1,9 +1,13 @@
 #include "vgen/eval/sample_session.h"
 
 #include <chrono>
+#include <cmath>
+#include <filesystem>
 #include <utility>
 
+#include "vgen/codes/code_shard.h"
 #include "vgen/core/log.h"
+#include "vgen/core/process_clock.h"
 #include "vgen/tensor/device.h"
 
 namespace vgen::eval {
@@ -17,6 +21,52 @@ using OnTokens = std::function<void(int64_t)>;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Pixels per code as the codes tell that a run learned from, while they are where they were.
+void read_downsample(const std::string& run_config, infer::TrainedGrid& trained) {
+  if (trained.downsample > 0 || run_config.empty()) return;
+  const ConfigNode root = load_yaml(run_config);
+  const ConfigNode* data = root.find("data");
+  const ConfigNode* train = data == nullptr ? nullptr : data->find("train");
+  if (train == nullptr) return;
+  const std::string path = str_cat(train->scalar, "/", codes::kIndexName);
+  if (!std::filesystem::exists(path)) return;
+  const codes::CodeInfo info = codes::read_index(train->scalar).info;
+  const bool is_of_run = info.grid.size() == 2 && info.num_tokens() == trained.block_size;
+  if (!is_of_run || info.image_size == 0) return;
+  trained.downsample = info.image_size / info.grid[0];
+  trained.downsample_from = path;
+}
+
+// What is refused, or with `is_allowed` only said.
+void refuse(bool is_allowed, const std::string& complaint, const std::string& remedy) {
+  require(is_allowed, ErrorCode::kInvalidArgument, complaint, "; ", remedy,
+          ", or allow it with --any-size");
+  log_warning(complaint);
+}
+
+// Codes of other pixels are another tokenizer's; on another grid a GPT was never seen to work.
+void check_grid(const infer::LoadedGpt& gpt, const infer::TrainedGrid& trained,
+                const infer::LoadedTokenizer& tokenizer, bool is_allowed) {
+  const int64_t step = tokenizer.model->downsample();
+  if (trained.downsample > 0 && trained.downsample != step) {
+    refuse(is_allowed,
+           str_cat(gpt.source, ": learned codes of ", trained.downsample, " x ", trained.downsample,
+                   " pixels (", trained.downsample_from, "), but a code of ", tokenizer.source,
+                   " is ", step, " x ", step),
+           "name the tokenizer that it was trained with");
+  }
+  const int64_t block_size = gpt.weights.config.block_size;
+  if (trained.block_size == 0 || trained.block_size == block_size) return;
+  const auto grid = [&](int64_t tokens) {
+    const auto side = std::llround(std::sqrt(static_cast<double>(tokens)));
+    return str_cat(side * step, " pixels, ", side, " x ", side, " codes");
+  };
+  refuse(is_allowed,
+         str_cat(gpt.source, ": was trained at ", grid(trained.block_size), " (",
+                 trained.block_size_from, "), but ", grid(block_size), " are asked for"),
+         "leave --image-size out");
 }
 
 }  // namespace
@@ -62,6 +112,9 @@ class GptDrawer : public SampleSession::Drawer {
             ": has a vocabulary of ", model.vocab_size, ", but the codebook of ", tokenizer.source,
             " has ", tokenizer_.codebook_size(),
             " entries; a GPT draws codes of the tokenizer that it was trained with");
+    infer::TrainedGrid trained = gpt.trained;
+    read_downsample(found.run_config, trained);
+    check_grid(gpt, trained, tokenizer, config.any_size);
     image_size_ = model.grid_size() * step;
     engine_ = make_gpt_engine(std::move(gpt.weights),
                               {.precision = config.precision,
@@ -175,9 +228,12 @@ SampleSession::SampleSession(const SampleConfig& config) : config_(config) {
   if (infer::is_var(found.state)) {
     infer::validate(var_settings(config.settings));
     const bool has_interval = config.settings.cfg_interval != -1;
-    require(!has_interval && config.gpt.n_head == 0, ErrorCode::kInvalidArgument,
-            has_interval ? "cfg-interval" : "n-head", ": is for GPTs; ", found.state.source,
-            " is a VAR");
+    const std::string for_gpt = has_interval             ? "cfg-interval"
+                                : config.gpt.n_head != 0 ? "n-head"
+                                : config.any_size        ? "any-size"
+                                                         : "";
+    require(for_gpt.empty(), ErrorCode::kInvalidArgument, for_gpt, ": is for GPTs; ",
+            found.state.source, " is a VAR");
     infer::LoadedVar loaded = infer::load_var(found, {.config = config.gpt.config});
     found.state.tensors.clear();  // the engine lets go of each tensor as it packs it
     decoder.patch_nums = loaded.weights.config.patch_nums;
@@ -200,7 +256,11 @@ SampleSession::Batch SampleSession::draw(const std::vector<Image>& images,
                                          const OnTokens& on_tokens, bool keep_scales) {
   auto start = Clock::now();
   Batch batch;
-  batch.code = drawer_->draw(images, on_tokens, keep_scales);
+  const auto on_step = [&](int64_t tokens) {
+    if (!times_.first_token_seconds) times_.first_token_seconds = seconds_since_process_start();
+    if (on_tokens) on_tokens(tokens);
+  };
+  batch.code = drawer_->draw(images, on_step, keep_scales);
   times_.tokens += batch.code.numel();
   times_.generate_seconds += seconds_since(start);
   start = Clock::now();

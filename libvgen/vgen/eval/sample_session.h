@@ -18,7 +18,8 @@ namespace vgen::eval {
 class SampleSession {
  public:
   /// Loads both. Throws Error(kInvalidArgument): settings out of range, a vocabulary that is not
-  /// the codebook, scales that are not the tokenizer's, weights of another model.
+  /// the codebook, scales that are not the tokenizer's, weights of another model; of a GPT also
+  /// another grid or other pixels per code than its files tell, unless config.any_size.
   explicit SampleSession(const SampleConfig& config);
   ~SampleSession();
 

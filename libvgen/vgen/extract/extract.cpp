@@ -1,6 +1,5 @@
 #include "vgen/extract/extract.h"
 
-#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -365,13 +364,6 @@ bool Extraction::write_index() {
   return true;
 }
 
-/// The GPU of this process where there are several of each.
-std::string device_of(const std::string& device, const dist::Launch& launch) {
-  const bool has_choice = device == "auto" || device == "cuda";
-  if (!has_choice || launch.world_size == 1 || !at::hasCUDA()) return device;
-  return str_cat("cuda:", launch.local_rank);
-}
-
 }  // namespace
 
 ExtractResult extract_with(const infer::ImageTokenizer& tokenizer, const ExtractConfig& config,
@@ -383,7 +375,8 @@ ExtractResult extract_with(const infer::ImageTokenizer& tokenizer, const Extract
 ExtractResult extract(const ExtractConfig& config, const dist::Launch& launch) {
   set_num_threads(static_cast<int>(config.threads));
   ExtractConfig resolved = config;
-  resolved.tokenizer_options.device = device_of(config.tokenizer_options.device, launch);
+  resolved.tokenizer_options.device =
+      device_for_local_rank(config.tokenizer_options.device, launch.local_rank, num_cuda_devices());
   const auto tokenizer = infer::load_tokenizer(config.tokenizer, resolved.tokenizer_options);
   if (resolved.image_size == 0) {
     resolved.image_size = tokenizer.image_size > 0 ? tokenizer.image_size : kDefaultImageSize;

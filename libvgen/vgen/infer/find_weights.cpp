@@ -4,6 +4,7 @@
 
 #include "vgen/checkpoint/run_folder.h"
 #include "vgen/checkpoint/store.h"
+#include "vgen/io/shards.h"
 
 namespace vgen::infer {
 
@@ -20,21 +21,26 @@ bool is_checkpoint_folder(const std::string& path) {
   return false;
 }
 
+// <run>/config.yaml of <run>/checkpoints/step_0001000; "" where there is none.
+std::string config_of_run(const std::string& checkpoint) {
+  fs::path folder = fs::absolute(checkpoint).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();  // "step_0001000/"
+  if (!fs::exists(folder / "index.json")) return "";
+  const std::string config = (folder.parent_path().parent_path() / "config.yaml").string();
+  return fs::exists(config) ? config : "";
+}
+
 FoundWeights read_checkpoint(const std::string& path, const std::string& weights) {
   const checkpoint::CheckpointInfo info = checkpoint::find_checkpoint(path);
-  const bool has_ema = fs::exists(info.path + "/ema.safetensors");
+  const bool has_ema = io::has_tensor_file(info.path + "/ema.safetensors");
   const std::string name = weights == "auto" ? (has_ema ? "ema" : "model") : weights;
   require(name != "ema" || has_ema, ErrorCode::kNotFound, info.path,
           ": holds no averaged weights (ema.safetensors); the run had no EMA, use the weights "
           "'model'");
-  // <run>/config.yaml of <run>/checkpoints/step_0001000.
-  fs::path folder = fs::absolute(info.path).lexically_normal();
-  if (!folder.has_filename()) folder = folder.parent_path();  // "step_0001000/"
-  const std::string config = (folder.parent_path().parent_path() / "config.yaml").string();
   return {.state = io::load_state_dict(info.path, name),
           .name = name,
           .step = info.step,
-          .run_config = fs::exists(config) ? config : ""};
+          .run_config = config_of_run(info.path)};
 }
 
 // "ema,model,auto" without the averaged weights.
@@ -57,7 +63,10 @@ FoundWeights find_weights(const std::string& path, const std::string& weights,
   const std::string key = weights == "auto"    ? auto_keys
                           : weights == "model" ? without_ema(auto_keys)
                                                : weights;
-  FoundWeights found{.state = io::load_state_dict(path, key), .name = {}, .run_config = {}};
+  const std::string folder = fs::absolute(path).parent_path().string();
+  FoundWeights found{.state = io::load_state_dict(path, key),
+                     .name = {},
+                     .run_config = fs::is_directory(path) ? "" : config_of_run(folder)};
   found.name = found.state.key;
   if (found.name.empty()) {
     const bool is_ema = fs::path(found.state.source).filename().string().starts_with("ema.");

@@ -16,9 +16,10 @@ inline constexpr const char* kTransformerKeys = "model,module,state_dict,trainer
 
 struct FoundWeights {
   io::StateDict state;
-  std::string name;        ///< "ema", "model", or the dict of a .pt file
-  int64_t step = -1;       ///< optimizer steps of a run's checkpoint; -1 = unknown
-  std::string run_config;  ///< path of the run's config.yaml; "" = none
+  std::string name;   ///< "ema", "model", or the dict of a .pt file
+  int64_t step = -1;  ///< optimizer steps of a run's checkpoint; -1 = unknown
+  /// Path of the run's config.yaml, also for one file of a run's checkpoint; "" = none.
+  std::string run_config;
 };
 
 /// `path`: a run folder (its newest valid checkpoint), a checkpoint folder, or a file or folder

@@ -79,12 +79,21 @@ gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head) {
           " heads do not fit: layers.0.attention.wqkv.weight has ", rows, " rows, dim is ",
           config.dim);
   config.n_kv_head = (rows - config.dim) / (2 * config.head_dim());
+  const TrainedGrid trained = infer_trained_grid(state);
+  if (trained.block_size > 0) config.block_size = trained.block_size;
+  return config;
+}
+
+TrainedGrid infer_trained_grid(const io::StateDict& state) {
   const int64_t image_size = argument(state, "image_size");
   const int64_t downsample = argument(state, "downsample_size");
-  if (image_size > 0 && downsample > 0 && image_size / downsample < 4096) {
-    config.block_size = (image_size / downsample) * (image_size / downsample);
-  }
-  return config;
+  const int64_t side = downsample > 0 ? image_size / downsample : 0;
+  constexpr int64_t kMaxSide = 4096;  // beyond it the file is not to be believed
+  if (side <= 0 || side >= kMaxSide) return {};
+  return {.block_size = side * side,
+          .downsample = downsample,
+          .block_size_from = "args.image_size",
+          .downsample_from = "args.downsample_size"};
 }
 
 }  // namespace vgen::infer

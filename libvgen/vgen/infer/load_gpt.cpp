@@ -41,6 +41,19 @@ GptConfig named_config(const std::string& name, const io::StateDict& state) {
   return config;
 }
 
+// Arguments in the weights' own file come first, then the config of their run.
+TrainedGrid find_trained_grid(const FoundWeights& found, const std::string& config) {
+  TrainedGrid grid = infer_trained_grid(found.state);
+  if (grid.block_size > 0) return grid;
+  const std::string path = found.run_config.empty() ? config : found.run_config;
+  if (!fs::exists(path)) return {};
+  const ConfigNode root = load_yaml(path);
+  const ConfigNode* model = root.find("model");
+  const ConfigNode* size = (model == nullptr ? &root : model)->find("block_size");
+  if (size != nullptr && parse_int(size->scalar, grid.block_size)) grid.block_size_from = path;
+  return grid;
+}
+
 }  // namespace
 
 LoadedGpt load_gpt(const std::string& path, const GptOptions& options) {
@@ -61,7 +74,8 @@ LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options) {
   return {.weights = gpt_weights(*config, found.state),
           .source = found.state.source,
           .weights_key = found.name,
-          .step = found.step};
+          .step = found.step,
+          .trained = find_trained_grid(found, options.config)};
 }
 
 }  // namespace vgen::infer

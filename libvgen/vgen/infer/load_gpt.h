@@ -22,11 +22,20 @@ struct GptOptions {
   int64_t block_size = 0;  ///< image tokens; 0 = of the config, or as infer_gpt_config finds it
 };
 
+/// The codes that a GPT learned from, as far as its files tell.
+struct TrainedGrid {
+  int64_t block_size = 0;            ///< image tokens; 0 = unknown
+  int64_t downsample = 0;            ///< pixels per code along each side; 0 = unknown
+  std::string block_size_from = {};  ///< what tells: "args.image_size", or the path of a config
+  std::string downsample_from = {};  ///< the same
+};
+
 struct LoadedGpt {
   GptWeights weights;
-  std::string source;       ///< the file that they come from
-  std::string weights_key;  ///< "ema", "model", or the dict of a .pt file
-  int64_t step = -1;        ///< optimizer steps of a run's checkpoint; -1 = unknown
+  std::string source;        ///< the file that they come from
+  std::string weights_key;   ///< "ema", "model", or the dict of a .pt file
+  int64_t step = -1;         ///< optimizer steps of a run's checkpoint; -1 = unknown
+  TrainedGrid trained = {};  ///< which the config need not agree with: GptOptions::block_size
 };
 
 /// `path`: a run folder (its newest valid checkpoint), a checkpoint folder, or a file or folder
@@ -43,5 +52,8 @@ LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options = {});
 /// downsample_size), else 256. Throws Error(kInvalidArgument) for weights of
 /// something else, and where the heads stay unknown: --n-head is to say.
 gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head = 0);
+
+/// What the training arguments in a .pt file say (image_size, downsample_size).
+TrainedGrid infer_trained_grid(const io::StateDict& state);
 
 }  // namespace vgen::infer

@@ -5,6 +5,7 @@
 
 #include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/config.h"
+#include "vgen/core/log.h"
 #include "vgen/infer/find_weights.h"
 #include "vgen/infer/fingerprint.h"
 #include "vgen/infer/multi_scale_config.h"
@@ -19,6 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using tokenizer::VqganConfig;
+
+constexpr const char* kUsage = "quantize.ema_vocab_hit_SV";
 
 class VqganTokenizer : public ImageTokenizer {
  public:
@@ -80,6 +83,7 @@ struct Source {
   std::optional<ConfigNode> yaml;  // with a section `model`, or its fields
   std::string preset;              // "VQ-16"
   int64_t image_size = 0;
+  bool is_of_run = false;  // `yaml` is what the weights were trained with
 };
 
 Source of_run(const std::string& path, bool has_scales) {
@@ -91,7 +95,7 @@ Source of_run(const std::string& path, bool has_scales) {
           "', expected a tokenizer");
   require(root.find("model") != nullptr, ErrorCode::kInvalidArgument, path,
           ": no section 'model', expected the config of a tokenizer run");
-  Source source{.yaml = root, .preset = {}};
+  Source source{.yaml = root, .preset = {}, .is_of_run = true};
   const ConfigNode* data = root.find("data");
   const ConfigNode* size = data == nullptr ? nullptr : data->find("image_size");
   if (size != nullptr) parse_int(size->scalar, source.image_size);
@@ -104,6 +108,7 @@ Source find_source(const FoundWeights& weights, const std::string& config) {
     source = of_run(weights.run_config, is_multi_scale(weights.state));
   }
   if (config.empty()) return source;
+  source.is_of_run = false;
   if (fs::exists(config)) {
     source.yaml = load_yaml(config);
     return source;
@@ -139,6 +144,22 @@ std::unique_ptr<ImageTokenizer> build_vqgan(const Source& source, const io::Stat
       build<tokenizer::Vqgan>(config, state, "quantize.codebook_used", precision, device), device);
 }
 
+// Usage of other scales than those of `config` is nobody's here.
+void drop_foreign_usage(const tokenizer::MultiScaleVqvaeConfig& config, bool is_of_run,
+                        io::StateDict& state) {
+  const auto num_scales = static_cast<int64_t>(config.patch_nums.size());
+  const io::Array* usage = state.find(kUsage);
+  if (usage == nullptr || usage->shape.size() != 2 || usage->shape[0] == num_scales) return;
+  const std::string found =
+      str_cat(state.source, ": counts the usage of ", usage->shape[0], " scales, but ");
+  require(!is_of_run, ErrorCode::kInvalidArgument, found,
+          "model.patch_nums in config.yaml of its run is ", format_shape(config.patch_nums),
+          "; put back the config that it was trained with");
+  log_warning(found, "serves the ", num_scales, " scales ", format_shape(config.patch_nums),
+              " here, which it was not trained with");
+  std::erase_if(state.tensors, [](const io::NamedArray& item) { return item.name == kUsage; });
+}
+
 std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::StateDict state,
                                                   const TokenizerOptions& options,
                                                   c10::ScalarType precision, c10::Device device) {
@@ -147,14 +168,9 @@ std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::Stat
   using Config = tokenizer::MultiScaleVqvaeConfig;
   const auto config = source.yaml ? read_model_section<Config>(*source.yaml)
                                   : infer_multi_scale_config(state, options.patch_nums);
-  // Usage of another schedule's scales is nobody's here.
-  const std::string hits = "quantize.ema_vocab_hit_SV";
-  std::erase_if(state.tensors, [&](const io::NamedArray& item) {
-    return item.name == hits && item.array.shape.size() == 2 &&
-           item.array.shape[0] != static_cast<int64_t>(config.patch_nums.size());
-  });
+  drop_foreign_usage(config, source.is_of_run, state);
   return std::make_unique<MultiScaleTokenizer>(
-      build<tokenizer::MultiScaleVqvae>(config, state, hits, precision, device), device);
+      build<tokenizer::MultiScaleVqvae>(config, state, kUsage, precision, device), device);
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ struct TokenizerOptions {
   /// evaluation script. ema, model: these or none. Else the name of a dict inside a .pt file.
   std::string weights = "auto";
   /// A YAML file with a `model:` section or its fields alone, or VQ-16, VQ-8. "": the config.yaml
-  /// of a run folder; for other files the config is read off the weights.
+  /// of the run, for one file of a run's checkpoint as well; for other files the config is read off
+  /// the weights.
   std::string config = "";
   /// Sides of the scales of VAR's tokenizer, where neither a run nor `config` tells them but the
   /// transformer that it serves.
@@ -71,10 +72,10 @@ struct LoadedTokenizer {
 
 /// `path`: a run folder (its newest valid checkpoint), a checkpoint folder, or a file or folder
 /// that io::load_state_dict reads. Names and shapes must fit the config exactly, only the usage
-/// buffers may be there or not (`quantize.codebook_used`; `quantize.ema_vocab_hit_SV`, also of
-/// another number of scales). The weights may lie in the mapped file. Throws Error: kNotFound (no
-/// such file, no such weights in it), kInvalidArgument (another architecture: what differs),
-/// kDataCorrupt, kUnavailable.
+/// buffers may be there or not (`quantize.codebook_used`; `quantize.ema_vocab_hit_SV`: of another
+/// number of scales it is passed over with a warning, but refused beside the config of its run).
+/// The weights may lie in the mapped file. Throws Error: kNotFound (no such file, no such weights
+/// in it), kInvalidArgument (another architecture: what differs), kDataCorrupt, kUnavailable.
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 }  // namespace vgen::infer

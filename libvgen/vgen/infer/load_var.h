@@ -29,8 +29,9 @@ VarWeights var_weights(const var::VarConfig& config, const torch::nn::Module& mo
 
 struct VarOptions {
   std::string weights = "auto";  ///< auto (EMA of a run), ema, model, or a dict of a .pt file
-  /// A YAML file with a `model:` section or its fields alone, or a published model: d16, d20, d24,
-  /// d30, d36-s. "": the config.yaml of a run; for other files it is read off the weights.
+  /// A YAML file with a `model:` section or its fields alone, or the name of a size: d12, d16, d20,
+  /// d24, d30, d36-s. "": the config.yaml of the run, for one file of a run's checkpoint as well;
+  /// for other files it is read off the weights.
   std::string config = "";
 };
 

@@ -17,8 +17,9 @@ using kernels::Storage;
 // y = x W^T + b: on our kernels, or LibTorch's.
 struct Matrix {
   kernels::PackedLinear packed;
-  at::Tensor weight;  // defined: LibTorch's product, in its dtype
-  at::Tensor bias;    // float32; may be undefined
+  kernels::LinearScratch* scratch = nullptr;  // the engine's
+  at::Tensor weight;                          // defined: LibTorch's product, in its dtype
+  at::Tensor bias;                            // float32; may be undefined
 
   int64_t size_bytes() const {
     return static_cast<int64_t>(weight.defined() ? weight.nbytes() : packed.size_bytes());
@@ -35,7 +36,7 @@ struct Matrix {
     shape.back() = packed.out_features();
     at::Tensor y = at::empty(shape, x.options());
     const at::Tensor rows = x.contiguous();
-    packed.forward(rows.const_data_ptr<float>(), num_rows, y.mutable_data_ptr<float>());
+    packed.forward(rows.const_data_ptr<float>(), num_rows, y.mutable_data_ptr<float>(), *scratch);
     return bias.defined() ? y.add_(bias) : y;
   }
 };
@@ -79,6 +80,7 @@ class VarEngineImpl : public VarEngine {
   bool use_own_kernels_;
   kernels::CpuIsa isa_;
   int64_t weight_bytes_ = 0;
+  kernels::LinearScratch scratch_;
   at::Tensor class_table_, start_C, place_LC_, word_weight_CZ_, word_bias_C_;
   std::optional<Matrix> shared_ada_;
   std::vector<Block> blocks_;
@@ -135,6 +137,7 @@ Matrix VarEngineImpl::take_matrix(VarWeights& weights, const std::string& name,
   Matrix matrix;
   matrix.bias = bias;
   if (use_own_kernels_) {
+    matrix.scratch = &scratch_;
     const Storage storage = options_.precision == "int8"   ? Storage::kInt8
                             : options_.precision == "bf16" ? Storage::kBFloat16
                                                            : Storage::kFloat32;

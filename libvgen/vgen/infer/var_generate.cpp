@@ -4,14 +4,13 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <limits>
 
 #include "vgen/core/random.h"
 
 namespace vgen::infer {
 
 namespace {
-
-constexpr double kRemoved = -std::numeric_limits<double>::infinity();
 
 // One batch, scale by scale.
 class Drawing {
@@ -42,7 +41,8 @@ class Drawing {
     return config_.num_scales() == 1 ? 0 : static_cast<double>(scale) / (config_.num_scales() - 1);
   }
   at::Tensor choose(int64_t scale, const at::Tensor& logits_SPV);
-  void mix(int64_t scale, int64_t row, std::span<const float> filtered_V, float* weights_V) const;
+  void mix(int64_t scale, int64_t row, std::span<const float> filtered_V,
+           std::span<float> part_V) const;
   void keep_given(int64_t scale, at::Tensor& vectors_BPZ);
 
   VarEngine& engine_;
@@ -76,25 +76,18 @@ void Drawing::check_given() const {
   }
 }
 
-// What the next scales see of row `row`: a mixture of codes by softmax((l (1 + r) + G) / tau), G
-// Gumbel noise; removed codes stay out.
+// What the next scales see of row `row`: how much of each code.
 void Drawing::mix(int64_t scale, int64_t row, std::span<const float> filtered_V,
-                  float* weights_V) const {
+                  std::span<float> part_V) const {
   const int64_t tokens = config_.scale_end(scale) - config_.scale_begin(scale);
-  const double ratio = share(scale), tau = std::max(0.27 * (1 - 0.95 * ratio), 0.005);
   Rng rng(settings_.seed, Purpose::kSmoothing,
           static_cast<uint64_t>(config_.scale_begin(scale) + row % tokens),
           requests_[row / tokens].image);
-  double largest = kRemoved;
-  std::vector<double> value(filtered_V.size());
-  for (size_t v = 0; v < value.size(); ++v) {
-    const double gumbel = -std::log(std::max(-std::log1p(-rng.uniform()), 1e-300));
-    value[v] = (static_cast<double>(filtered_V[v]) * (1 + ratio) + gumbel) / tau;
-    largest = std::max(largest, value[v]);
+  std::vector<double> noise_V(filtered_V.size());
+  for (double& noise : noise_V) {
+    noise = -std::log(std::max(-std::log1p(-rng.uniform()), 1e-300));  // Gumbel
   }
-  double sum = 0;
-  for (double& v : value) sum += v = std::exp(v - largest);
-  for (size_t v = 0; v < value.size(); ++v) weights_V[v] = static_cast<float>(value[v] / sum);
+  mixture_parts(filtered_V, noise_V, share(scale), part_V);
 }
 
 // Draws the codes of a scale. Returns their vectors (B, P, Z), on the tokenizer's device.
@@ -121,7 +114,8 @@ at::Tensor Drawing::choose(int64_t scale, const at::Tensor& logits_SPV) {
           sampler.sample(row_of(row), is_guided ? row_of(rows + row) : std::span<const float>(),
                          guidance, settings_.filter, rng.uniform());
       if (settings_.more_smooth) {
-        mix(scale, row, sampler.filtered(), mixture_RV.mutable_data_ptr<float>() + row * vocab);
+        float* parts = mixture_RV.mutable_data_ptr<float>() + row * vocab;
+        mix(scale, row, sampler.filtered(), std::span(parts, static_cast<size_t>(vocab)));
       }
     }
   });
@@ -217,6 +211,21 @@ void check_fits(const var::VarConfig& config, const std::string& source,
   const int64_t channels = tokenizer.quantizer().config().z_channels;
   require(config.z_channels == channels, ErrorCode::kInvalidArgument, source, ": reads codes of ",
           config.z_channels, " channels, but those of ", tokenizer_source, " have ", channels);
+}
+
+void mixture_parts(std::span<const float> filtered_V, std::span<const double> noise_V, double ratio,
+                   std::span<float> part_V) {
+  TORCH_INTERNAL_ASSERT(filtered_V.size() == noise_V.size() && filtered_V.size() == part_V.size());
+  const double tau = std::max(0.27 * (1 - 0.95 * ratio), 0.005);
+  std::vector<double> value_V(filtered_V.size());
+  double largest = -std::numeric_limits<double>::infinity();
+  for (size_t v = 0; v < value_V.size(); ++v) {
+    value_V[v] = (static_cast<double>(filtered_V[v]) * (1 + ratio) + noise_V[v]) / tau;
+    largest = std::max(largest, value_V[v]);
+  }
+  double sum = 0;
+  for (double& value : value_V) sum += value = std::exp(value - largest);
+  for (size_t v = 0; v < value_V.size(); ++v) part_V[v] = static_cast<float>(value_V[v] / sum);
 }
 
 at::Tensor kept_codes(const at::Tensor& mask_hh, const std::vector<int64_t>& patch_nums) {

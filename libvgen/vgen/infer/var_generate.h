@@ -64,6 +64,13 @@ VarImages generate_var(VarEngine& engine, const MultiScaleTokenizer& tokenizer,
 void check_fits(const var::VarConfig& config, const std::string& source,
                 const MultiScaleTokenizer& tokenizer, const std::string& tokenizer_source);
 
+/// Parts of the codes in the mixture that more_smooth shows the next scales (its helpers.py:
+/// gumbel_softmax_with_rng): softmax((l (1 + ratio) + noise) / tau), tau = max(0.27 (1 - 0.95
+/// ratio), 0.005), ratio = k / (K - 1) at scale k. filtered_V: logits l, -infinity where a code is
+/// removed: its part is 0; at least one is not removed. noise_V: Gumbel noise. All of one size.
+void mixture_parts(std::span<const float> filtered_V, std::span<const double> noise_V, double ratio,
+                   std::span<float> part_V);
+
 /// Which codes of every scale a mask keeps (demo_zero_shot_edit.ipynb): it is resized bilinearly
 /// to each scale's side and compared with 0.5; scales of at most 3 tokens are kept whole (quirk:
 /// only the first one). mask_hh: floating (h, h), 1 = keep, h = patch_nums.back(). Returns bool

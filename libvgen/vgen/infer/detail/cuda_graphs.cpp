@@ -19,7 +19,7 @@ class CudaGraphs : public StepGraphs {
 
   // The first call is plain: libraries choose their kernels and take their memory then, which they
   // may not do while a graph is recorded.
-  void run(int64_t key, const std::function<void()>& step) override {
+  void run(int64_t key, c10::function_ref<void()> step) override {
     const c10::cuda::CUDAGuard guard(device_);
     const auto found = graphs_.find(key);
     if (found == graphs_.end()) {
@@ -45,7 +45,7 @@ class CudaGraphs : public StepGraphs {
  private:
   // Recording needs a stream that is not the default one. It follows what the caller's stream did
   // before, and the caller's stream follows it.
-  void on_own_stream(const std::function<void()>& body) {
+  void on_own_stream(c10::function_ref<void()> body) {
     const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(device_.index());
     at::cuda::CUDAEvent before, after;
     before.record(caller);

@@ -84,6 +84,7 @@ class GptCpuEngine : public GptEngine {
   kernels::KvCache cache_;
   Slots slots_;
   std::vector<CacheRow> rows_;
+  kernels::LinearScratch scratch_;
   std::vector<float> x_RC_, normed_RC_, qkv_, mixed_RC_, gated_;
   at::Tensor logits_;  // (slots, V)
   std::vector<kernels::TokenSampler> samplers_;
@@ -176,13 +177,13 @@ void GptCpuEngine::run_layers() {
   for (int64_t i = 0; i < config_.n_layer; ++i) {
     const Layer& layer = layers_[i];
     normalise(layer.attention_norm);
-    layer.wqkv.forward(normed_RC_.data(), num_rows, qkv_.data());
+    layer.wqkv.forward(normed_RC_.data(), num_rows, qkv_.data(), scratch_);
     cache_.append(qkv_.data(), rows_, i, rope_SP2_.const_data_ptr<float>());
     cache_.attend(qkv_.data(), rows_, i, mixed_RC_.data());
-    layer.wo.forward(mixed_RC_.data(), num_rows, x_RC_.data(), kernels::Epilogue::kAdd);
+    layer.wo.forward(mixed_RC_.data(), num_rows, x_RC_.data(), scratch_, kernels::Epilogue::kAdd);
     normalise(layer.ffn_norm);
-    layer.w13.forward(normed_RC_.data(), num_rows, gated_.data());
-    layer.w2.forward(gated_.data(), num_rows, x_RC_.data(), kernels::Epilogue::kAdd);
+    layer.w13.forward(normed_RC_.data(), num_rows, gated_.data(), scratch_);
+    layer.w2.forward(gated_.data(), num_rows, x_RC_.data(), scratch_, kernels::Epilogue::kAdd);
   }
 }
 
@@ -193,7 +194,7 @@ void GptCpuEngine::write_logits(int64_t num_rows) {
                       normed_RC_.data() + r * config_.dim, config_.dim,
                       static_cast<float>(config_.norm_eps));
   }
-  output_.forward(normed_RC_.data(), num_rows, logits_.mutable_data_ptr<float>());
+  output_.forward(normed_RC_.data(), num_rows, logits_.mutable_data_ptr<float>(), scratch_);
 }
 
 const at::Tensor& GptCpuEngine::prefill(std::span<const GptPrompt> prompts) {

@@ -1,5 +1,5 @@
 // R rows of a step, one per slot; C = dim, H heads, K key heads, G = H / K, D head dim, P = D / 2,
-// L positions, T condition tokens, V vocabulary.
+// L positions, T condition tokens, V vocabulary, B choices.
 #include "vgen/infer/detail/gpt_tensor_engine.h"
 
 #include <torch/torch.h>
@@ -35,6 +35,44 @@ int64_t round_up_rows(int64_t rows, int64_t num_slots) {
   return std::min(bucket, num_slots);
 }
 
+// Numbers that the host hands to the device at every token: written in `host`, which is page-locked
+// for a CUDA device, read from `device`.
+struct Upload {
+  Upload() = default;
+  Upload(at::IntArrayRef shape, at::ScalarType dtype, c10::Device to)
+      : host(at::zeros(shape, at::TensorOptions(dtype).pinned_memory(to.is_cuda()))),
+        device(at::zeros(shape, at::TensorOptions(dtype).device(to))) {}
+  // Returns when `host` may be written again.
+  void send() { device.copy_(host); }
+
+  at::Tensor host, device;
+};
+
+// The rows of a choice in an Upload of doubles, one column per choice.
+enum ChoiceField { kSlot, kNullSlot, kCfgScale, kInverseTemperature, kTopK, kTopP, kUniform };
+constexpr int64_t kNumChoiceFields = 7;
+
+// Removes what top-k, then top-p leave out. top_k_B1: float64 whole numbers from 1 to V.
+at::Tensor filtered(const at::Tensor& logits_BV, const at::Tensor& top_k_B1,
+                    const at::Tensor& top_p_B1) {
+  const at::Tensor sorted_BV = std::get<0>(logits_BV.sort(-1, /*descending=*/true));
+  const at::Tensor kth_B1 = sorted_BV.gather(1, top_k_B1.to(at::kLong) - 1);
+  const at::Tensor kept_BV = sorted_BV.masked_fill(sorted_BV < kth_B1, -INFINITY);
+  const at::Tensor probability_BV = kept_BV.softmax(-1, at::kDouble);
+  // How many sorted tokens stay: the first, and all with at most p before them.
+  const at::Tensor before_BV = probability_BV.cumsum(-1) - probability_BV;
+  const at::Tensor is_in_BV = (before_BV <= top_p_B1).logical_and(kept_BV.isfinite());
+  const at::Tensor last_B1 = is_in_BV.sum(-1, /*keepdim=*/true) - 1;
+  return logits_BV.masked_fill(logits_BV < sorted_BV.gather(1, last_B1), -INFINITY);
+}
+
+// Where the rows of a step are, the same for all layers.
+struct Places {
+  at::Tensor slot_R, position_R;
+  at::Tensor rope_RP2;   // of each row's position
+  at::Tensor mask_R1GL;  // true = attended to
+};
+
 class GptTensorEngine : public GptEngine {
  public:
   GptTensorEngine(GptWeights weights, const GptEngineOptions& options);
@@ -57,12 +95,12 @@ class GptTensorEngine : public GptEngine {
   void take_layers(GptWeights& weights);
   at::Tensor normalised(const at::Tensor& x, const at::Tensor& weight) const;
   at::Tensor feed_forward(const Layer& layer, const at::Tensor& x) const;
-  /// Feeds embedding row id to slot, at its position, for all given slots.
-  void feed(const std::vector<int64_t>& slots, const std::vector<int64_t>& ids);
+  void feed();
   void step(int64_t num_rows, int64_t length);
-  at::Tensor attend(Layer& layer, const at::Tensor& x_RC, int64_t length);
+  at::Tensor attend(Layer& layer, const at::Tensor& x_RC, const Places& places);
   at::Tensor prefill_caption(const GptPrompt& prompt);
-  const at::Tensor& collect(const std::vector<int64_t>& slots);
+  const at::Tensor& collect();
+  bool write_choices(std::span<const GptChoice> choices);
 
   gpt::GptConfig config_;
   c10::Device device_;
@@ -75,9 +113,13 @@ class GptTensorEngine : public GptEngine {
   int64_t weight_bytes_ = 0;
   Slots slots_;
   std::unique_ptr<StepGraphs> graphs_;
-  at::Tensor input_3R_;          // embedding row, position, first position; on the device
-  at::Tensor slot_R_, step_RV_;  // 0..R-1; logits by slot
-  at::Tensor logits_;            // logits by row
+  std::vector<int64_t> row_slot_, row_id_;  // of the last call: row i has a slot, an embedding row
+  Upload input_3R_;                         // embedding row, position, first position, by slot
+  Upload row_slot_R_;                       // row_slot_
+  at::Tensor slot_R_, step_RV_;             // 0..R-1; logits by slot
+  at::Tensor gathered_RV_;                  // logits by row, where that is another order
+  Upload choices_7B_;                       // ChoiceField
+  at::Tensor drawn_;  // on the host: tokens of the choices, then 1 if all logits are finite
 };
 
 GptTensorEngine::GptTensorEngine(GptWeights weights, const GptEngineOptions& options)
@@ -108,10 +150,12 @@ GptTensorEngine::GptTensorEngine(GptWeights weights, const GptEngineOptions& opt
                                   {0, 0, 0, 0, 0, 1})
                   .to(device_);
   const auto on_device = at::TensorOptions(device_);
-  input_3R_ = at::zeros({3, options.num_slots}, on_device.dtype(at::kLong));
+  row_slot_.reserve(options.num_slots);
+  row_id_.reserve(options.num_slots);
+  input_3R_ = Upload({3, options.num_slots}, at::kLong, device_);
+  row_slot_R_ = Upload({options.num_slots}, at::kLong, device_);
   slot_R_ = at::arange(options.num_slots, on_device.dtype(at::kLong));
   step_RV_ = at::zeros({options.num_slots, config_.vocab_size}, on_device.dtype(at::kFloat));
-  logits_ = step_RV_;
 }
 
 at::Tensor GptTensorEngine::take(GptWeights& weights, const std::string& name) const {
@@ -154,88 +198,98 @@ at::Tensor GptTensorEngine::feed_forward(const Layer& layer, const at::Tensor& x
   return at::linear(at::silu(halves[0]) * halves[1], layer.w2);
 }
 
-// Attention of one new position per row; `length` positions of the cache are read.
-at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, int64_t length) {
+// Attention of one new position per row over the positions of the mask.
+at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, const Places& places) {
   const int64_t R = x_RC.size(0), H = config_.n_head, K = config_.num_kv_heads();
-  const at::Tensor position_R = input_3R_[1].slice(0, 0, R);
-  const at::Tensor first_R = input_3R_[2].slice(0, 0, R);
+  const int64_t length = places.mask_R1GL.size(3);
   const auto heads = at::linear(normalised(x_RC, layer.attention_norm), layer.wqkv)
                          .view({R, H + 2 * K, config_.head_dim()});
   // Rows take the place of positions: each turns by its own angle.
   const at::Tensor turned =
-      nn::apply_rotary(heads.slice(1, 0, H + K).unsqueeze(0), rope_LP2_.index_select(0, position_R))
-          .squeeze(0);
-  const at::Tensor slot_R = slot_R_.slice(0, 0, R);
-  layer.key_RKLD.index_put_({slot_R, Slice(), position_R}, turned.slice(1, H));
-  layer.value_RKLD.index_put_({slot_R, Slice(), position_R}, heads.slice(1, H + K));
+      nn::apply_rotary(heads.slice(1, 0, H + K).unsqueeze(0), places.rope_RP2).squeeze(0);
+  layer.key_RKLD.index_put_({places.slot_R, Slice(), places.position_R}, turned.slice(1, H));
+  layer.value_RKLD.index_put_({places.slot_R, Slice(), places.position_R}, heads.slice(1, H + K));
   // Queries that share keys are rows of one attention.
   const auto query_RKGD = turned.slice(1, 0, H).reshape({R, K, H / K, config_.head_dim()});
-  const at::Tensor at_L = at::arange(length, position_R.options());
-  const at::Tensor mask_R11L =
-      (at_L <= position_R.unsqueeze(1))
-          .logical_and(at_L >= at::minimum(first_R, position_R).unsqueeze(1))
-          .view({R, 1, 1, length});
   const auto mixed = at::scaled_dot_product_attention(
       query_RKGD, layer.key_RKLD.slice(0, 0, R).slice(2, 0, length),
-      layer.value_RKLD.slice(0, 0, R).slice(2, 0, length), mask_R11L.expand({R, 1, H / K, length}));
+      layer.value_RKLD.slice(0, 0, R).slice(2, 0, length), places.mask_R1GL);
   return at::linear(mixed.reshape({R, config_.dim}), layer.wo);
 }
 
+// One position of the slots 0..num_rows-1; the first `length` positions of the cache are read.
 void GptTensorEngine::step(int64_t num_rows, int64_t length) {
-  at::Tensor x_RC = table_.index_select(0, input_3R_[0].slice(0, 0, num_rows));
+  const auto input = [&](int64_t field) { return input_3R_.device[field].slice(0, 0, num_rows); };
+  const at::Tensor position_R = input(1), first_R = at::minimum(input(2), position_R);
+  const at::Tensor at_L = at::arange(length, position_R.options());
+  const at::Tensor is_read_RL =
+      (at_L <= position_R.unsqueeze(1)).logical_and(at_L >= first_R.unsqueeze(1));
+  const Places places{
+      .slot_R = slot_R_.slice(0, 0, num_rows),
+      .position_R = position_R,
+      .rope_RP2 = rope_LP2_.index_select(0, position_R),
+      .mask_R1GL = is_read_RL.view({num_rows, 1, 1, length})
+                       .expand({num_rows, 1, config_.n_head / config_.num_kv_heads(), length})};
+  at::Tensor x_RC = table_.index_select(0, input(0));
   for (Layer& layer : layers_) {
-    x_RC = x_RC + attend(layer, x_RC, length);
+    x_RC = x_RC + attend(layer, x_RC, places);
     x_RC = x_RC + feed_forward(layer, x_RC);
   }
   step_RV_.slice(0, 0, num_rows).copy_(at::linear(normalised(x_RC, norm_), output_));
 }
 
-void GptTensorEngine::feed(const std::vector<int64_t>& slots, const std::vector<int64_t>& ids) {
+// Feeds row_id_ to row_slot_, each at the position of its slot.
+void GptTensorEngine::feed() {
   const at::NoGradGuard no_grad;
   int64_t longest = 0, last_slot = 0;
-  at::Tensor input = at::zeros({3, slots_.size()}, at::kLong);
-  auto fields = input.accessor<int64_t, 2>();
+  input_3R_.host.zero_();
+  auto fields = input_3R_.host.accessor<int64_t, 2>();
   for (int64_t slot = 0; slot < slots_.size(); ++slot) fields[1][slot] = length_;
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const int64_t slot = slots[i], used = slots_.length(slot);
+  for (size_t i = 0; i < row_slot_.size(); ++i) {
+    const int64_t slot = row_slot_[i], used = slots_.length(slot);
     const int64_t position = used == 0 ? 0 : config_.cls_token_num + used - 1;
-    fields[0][slot] = ids[i];
+    fields[0][slot] = row_id_[i];
     fields[1][slot] = position;
     fields[2][slot] = slots_.first(slot);
     longest = std::max(longest, position + 1);
     last_slot = std::max(last_slot, slot);
   }
-  input_3R_.copy_(input);
+  input_3R_.send();
   const int64_t rows = round_up_rows(last_slot + 1, slots_.size());
   const int64_t length = std::min((longest + kLengthStep - 1) / kLengthStep * kLengthStep, length_);
   graphs_->run(rows * (length_ + 1) + length, [&] { step(rows, length); });
 }
 
-// Row i of the result is that of slots[i].
-const at::Tensor& GptTensorEngine::collect(const std::vector<int64_t>& slots) {
+// Row i of the result is that of row_slot_[i].
+const at::Tensor& GptTensorEngine::collect() {
+  const at::NoGradGuard no_grad;
+  const auto num_rows = static_cast<int64_t>(row_slot_.size());
   bool is_in_order = true;
-  for (size_t i = 0; i < slots.size(); ++i) {
-    is_in_order = is_in_order && slots[i] == static_cast<int64_t>(i);
-  }
-  logits_ =
-      is_in_order ? step_RV_ : step_RV_.index_select(0, at::tensor(slots, at::kLong).to(device_));
-  return logits_;
+  for (int64_t i = 0; i < num_rows; ++i) is_in_order = is_in_order && row_slot_[i] == i;
+  if (is_in_order) return step_RV_;
+  std::copy(row_slot_.begin(), row_slot_.end(), row_slot_R_.host.mutable_data_ptr<int64_t>());
+  row_slot_R_.send();
+  if (!gathered_RV_.defined()) gathered_RV_ = at::zeros_like(step_RV_);
+  at::Tensor rows_RV = gathered_RV_.slice(0, 0, num_rows);
+  at::index_select_out(rows_RV, step_RV_, 0, row_slot_R_.device.slice(0, 0, num_rows));
+  return gathered_RV_;
 }
 
 const at::Tensor& GptTensorEngine::prefill(std::span<const GptPrompt> prompts) {
   const at::NoGradGuard no_grad;
   slots_.start(prompts);
-  std::vector<int64_t> slots, ids;
+  row_slot_.clear();
+  row_id_.clear();
   for (const GptPrompt& prompt : prompts) {
-    slots.push_back(prompt.slot);
+    row_slot_.push_back(prompt.slot);
     if (config_.model_type == "t2i") {
       step_RV_[prompt.slot].copy_(prefill_caption(prompt));
     } else {
-      ids.push_back(config_.vocab_size + (prompt.is_null ? config_.num_classes : prompt.label));
+      row_id_.push_back(config_.vocab_size + (prompt.is_null ? config_.num_classes : prompt.label));
     }
   }
-  if (config_.model_type == "c2i") feed(slots, ids);
-  return collect(slots);
+  if (config_.model_type == "c2i") feed();
+  return collect();
 }
 
 // The condition tokens of one prompt. Returns the logits of the last one.
@@ -243,7 +297,7 @@ at::Tensor GptTensorEngine::prefill_caption(const GptPrompt& prompt) {
   const int64_t T = config_.cls_token_num, H = config_.n_head, K = config_.num_kv_heads();
   const at::Tensor caption = prompt.is_null ? uncond_caption_ : prompt.caption.to(device_, dtype_);
   at::Tensor x_1TC = at::linear(at::gelu(at::linear(caption, fc1_), "tanh"), fc2_).unsqueeze(0);
-  const at::Tensor at_T = at::arange(T, input_3R_.options());
+  const at::Tensor at_T = at::arange(T, slot_R_.options());
   const at::Tensor mask_TT = (at_T.unsqueeze(0) <= at_T.unsqueeze(1))
                                  .logical_and(at_T.unsqueeze(0) >= prompt.num_padding)
                                  .logical_or(at::eye(T, at_T.options().dtype(at::kBool)));
@@ -266,63 +320,72 @@ at::Tensor GptTensorEngine::prefill_caption(const GptPrompt& prompt) {
 
 const at::Tensor& GptTensorEngine::decode(std::span<const GptStep> steps) {
   slots_.advance(steps);
-  std::vector<int64_t> slots, ids;
+  row_slot_.clear();
+  row_id_.clear();
   for (const GptStep& step : steps) {
-    slots.push_back(step.slot);
-    ids.push_back(step.token);
+    row_slot_.push_back(step.slot);
+    row_id_.push_back(step.token);
   }
-  feed(slots, ids);
-  return collect(slots);
+  feed();
+  return collect();
+}
+
+// Into choices_7B_.host. Returns whether any of them is filtered.
+bool GptTensorEngine::write_choices(std::span<const GptChoice> choices) {
+  const auto count = static_cast<int64_t>(choices.size());
+  if (!drawn_.defined() || drawn_.size(0) <= count) {
+    const int64_t most = std::max(count, slots_.size());
+    choices_7B_ = Upload({kNumChoiceFields, most}, at::kDouble, device_);
+    drawn_ = at::zeros({most + 1}, at::TensorOptions(at::kLong).pinned_memory(device_.is_cuda()));
+  }
+  auto fields = choices_7B_.host.accessor<double, 2>();
+  bool is_filtered = false;
+  for (int64_t i = 0; i < count; ++i) {
+    const GptChoice& choice = choices[i];
+    const kernels::TokenFilter& filter = choice.filter;
+    const bool is_guided = choice.null_row >= 0;
+    Rng rng(choice.seed, Purpose::kSampling, static_cast<uint64_t>(choice.index), choice.image);
+    const bool has_top_k = filter.top_k > 0 && filter.top_k < config_.vocab_size;
+    TORCH_INTERNAL_ASSERT(std::max(choice.row, choice.null_row) < std::ssize(row_slot_));
+    const int64_t slot = row_slot_[choice.row];
+    fields[kSlot][i] = static_cast<double>(slot);
+    fields[kNullSlot][i] = static_cast<double>(is_guided ? row_slot_[choice.null_row] : slot);
+    fields[kCfgScale][i] = is_guided ? choice.cfg_scale : 1;
+    fields[kInverseTemperature][i] = 1 / std::max(filter.temperature, 1e-5);
+    fields[kTopK][i] = static_cast<double>(has_top_k ? filter.top_k : config_.vocab_size);
+    fields[kTopP][i] = filter.is_greedy ? 0 : filter.top_p;
+    fields[kUniform][i] = rng.uniform();
+    is_filtered = is_filtered || has_top_k || filter.top_p < 1 || filter.is_greedy;
+  }
+  return is_filtered;
 }
 
 void GptTensorEngine::sample(std::span<const GptChoice> choices, std::span<int64_t> tokens) {
   const at::NoGradGuard no_grad;
   const auto count = static_cast<int64_t>(choices.size());
-  at::Tensor number = at::zeros({7, count}, at::kDouble);
-  auto fields = number.accessor<double, 2>();
-  bool is_filtered = false;
-  for (int64_t i = 0; i < count; ++i) {
-    const GptChoice& choice = choices[i];
-    const bool is_guided = choice.null_row >= 0;
-    Rng rng(choice.seed, Purpose::kSampling, static_cast<uint64_t>(choice.index), choice.image);
-    const bool has_top_k = choice.filter.top_k > 0 && choice.filter.top_k < config_.vocab_size;
-    const double values[7] = {
-        static_cast<double>(choice.row),
-        static_cast<double>(is_guided ? choice.null_row : choice.row),
-        is_guided ? choice.cfg_scale : 1,
-        1 / std::max(choice.filter.temperature, 1e-5),
-        static_cast<double>(has_top_k ? choice.filter.top_k : config_.vocab_size),
-        choice.filter.is_greedy ? 0 : choice.filter.top_p,
-        rng.uniform()};
-    for (int64_t f = 0; f < 7; ++f) fields[f][i] = values[f];
-    is_filtered = is_filtered || has_top_k || choice.filter.top_p < 1 || choice.filter.is_greedy;
-  }
-  number = number.to(device_);
-  const auto column = [&](int64_t f) { return number[f].unsqueeze(1); };
-  const at::Tensor null_BV = logits_.index_select(0, number[1].to(at::kLong));
-  const at::Tensor conditional_BV = logits_.index_select(0, number[0].to(at::kLong));
+  const bool is_filtered = write_choices(choices);
+  choices_7B_.send();
+  const auto column = [&](ChoiceField field) {
+    return choices_7B_.device[field].slice(0, 0, count).unsqueeze(1);  // (B, 1)
+  };
+  const auto logits_of = [&](ChoiceField field) {
+    return step_RV_.index_select(0, column(field).squeeze(1).to(at::kLong));
+  };
+  const at::Tensor null_BV = logits_of(kNullSlot);
   at::Tensor guided_BV =
-      (null_BV + (conditional_BV - null_BV) * column(2).to(at::kFloat)) * column(3).to(at::kFloat);
-  const at::Tensor is_finite = guided_BV.isfinite().all();
-  if (is_filtered) {
-    const at::Tensor sorted_BV = std::get<0>(guided_BV.sort(-1, /*descending=*/true));
-    const at::Tensor kth_B1 = sorted_BV.gather(1, column(4).to(at::kLong) - 1);
-    const at::Tensor kept_BV = sorted_BV.masked_fill(sorted_BV < kth_B1, -INFINITY);
-    const at::Tensor probability_BV = kept_BV.softmax(-1, at::kDouble);
-    // How many sorted tokens stay: the first, and all with at most p before them.
-    const at::Tensor before_BV = probability_BV.cumsum(-1) - probability_BV;
-    const at::Tensor is_in_BV = (before_BV <= column(5)).logical_and(kept_BV.isfinite());
-    const at::Tensor last_B1 = is_in_BV.sum(-1, /*keepdim=*/true) - 1;
-    guided_BV = guided_BV.masked_fill(guided_BV < sorted_BV.gather(1, last_B1), -INFINITY);
-  }
+      (null_BV + (logits_of(kSlot) - null_BV) * column(kCfgScale).to(at::kFloat)) *
+      column(kInverseTemperature).to(at::kFloat);
+  const at::Tensor is_finite_1 = guided_BV.isfinite().all().to(at::kLong).view(1);
+  if (is_filtered) guided_BV = filtered(guided_BV, column(kTopK), column(kTopP));
   const at::Tensor sum_BV = guided_BV.softmax(-1, at::kDouble).cumsum(-1);
-  const at::Tensor target_B1 = column(6) * sum_BV.slice(1, -1);
+  const at::Tensor target_B1 = column(kUniform) * sum_BV.slice(1, -1);
   const at::Tensor drawn_B = (sum_BV <= target_B1).sum(-1).clamp_max(config_.vocab_size - 1);
-  const at::Tensor result = at::cat({drawn_B, is_finite.to(at::kLong).view(1)}).cpu();
-  require(result[count].item<int64_t>() == 1, ErrorCode::kDataCorrupt,
+  drawn_.slice(0, 0, count + 1).copy_(at::cat({drawn_B, is_finite_1}));  // waits for the device
+  const int64_t* drawn = drawn_.const_data_ptr<int64_t>();
+  require(drawn[count] == 1, ErrorCode::kDataCorrupt,
           "the model's logits are not finite numbers: the checkpoint is damaged, or it needs "
           "another precision");
-  std::copy_n(result.const_data_ptr<int64_t>(), count, tokens.begin());
+  std::copy_n(drawn, count, tokens.begin());
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace {
 
 class PlainSteps : public StepGraphs {
  public:
-  void run(int64_t, const std::function<void()>& step) override { step(); }
+  void run(int64_t, c10::function_ref<void()> step) override { step(); }
   bool has_graphs() const override { return false; }
 };
 

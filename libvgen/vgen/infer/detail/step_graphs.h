@@ -2,9 +2,9 @@
 // Work on a device that repeats with equal shapes: recorded once, then launched as one.
 
 #include <c10/core/Device.h>
+#include <c10/util/FunctionRef.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 namespace vgen::infer {
@@ -15,7 +15,7 @@ class StepGraphs {
   /// Runs `step`. Where graphs exist, the second call of a key records what it launches and later
   /// ones replay that: `step` must read and write the same tensors each time and not wait for the
   /// device.
-  virtual void run(int64_t key, const std::function<void()>& step) = 0;
+  virtual void run(int64_t key, c10::function_ref<void()> step) = 0;
   virtual bool has_graphs() const = 0;
 };
 
