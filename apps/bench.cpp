@@ -20,11 +20,13 @@ void add_bench_tokenizer(CLI::App& app) {
   command->add_option("--model", config.model, "VQ-16 or VQ-8")
       ->check(CLI::IsMember({"VQ-16", "VQ-8"}))
       ->capture_default_str();
-  command->add_option("--mode", config.modes, "encode, decode, train")
+  command
+      ->add_option("--mode", config.modes,
+                   "encode, decode, train, search (nearest code, against the plain formula)")
       ->delimiter(',')
-      ->check(CLI::IsMember({"encode", "decode", "train"}))
+      ->check(CLI::IsMember({"encode", "decode", "train", "search"}))
       ->capture_default_str();
-  command->add_option("--batch", config.batches, "Images at once in encode and decode")
+  command->add_option("--batch", config.batches, "Images at once in encode, decode and search")
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -42,7 +44,10 @@ void add_bench_tokenizer(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add_machine_options(*command, config, options->is_json);
-  command->footer("Example:\n  vgen bench tokenizer --mode decode --batch 1,8 --precision bf16\n");
+  command->footer(
+      "Examples:\n"
+      "  vgen bench tokenizer --mode decode --batch 1,8 --precision bf16\n"
+      "  vgen bench tokenizer --mode search --json\n");
   command->callback(
       [options] { print_report(bench::bench_tokenizer(options->config), options->is_json); });
 }
@@ -54,12 +59,14 @@ void add_bench(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  vgen bench tokenizer --mode encode --batch 1\n"
-      "  vgen bench gpt --size B --precision bf16\n");
+      "  vgen bench gpt --size B --precision bf16\n"
+      "  vgen bench compare --precision bf16\n");
   add_bench_tokenizer(*command);
   add_bench_gpt(*command);
   add_bench_gpt_train(*command);
   add_bench_var(*command);
   add_bench_var_train(*command);
+  add_bench_compare(*command);
 }
 
 }  // namespace vgen::apps

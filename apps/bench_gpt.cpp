@@ -58,7 +58,7 @@ void add_bench_var_train(CLI::App& bench) {
   bench::TrainBenchConfig& config = options->config;
   config.size = "d16";
   config.batch = 2;
-  command->add_option("--size", config.size, "d16, d20, d24, d30, d36-s; random weights")
+  command->add_option("--size", config.size, "d12, d16, d20, d24, d30, d36-s; random weights")
       ->capture_default_str();
   command->footer("Example:\n  vgen bench var-train --size d16 --batch 2 --precision fp32\n");
   command->callback(

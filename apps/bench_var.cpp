@@ -17,8 +17,13 @@ void add_bench_var(CLI::App& bench) {
   auto options = std::make_shared<Options>();
   bench::VarBenchConfig& config = options->config;
   auto* command = bench.add_subcommand("var", "Drawing images with VAR, decoding included");
-  command->add_option("--size", config.size, "d16, d20, d24, d30, d36-s; random weights")
+  command->add_option("--size", config.size, "d12, d16, d20, d24, d30, d36-s; random weights")
       ->capture_default_str();
+  command
+      ->add_option("--scales", config.patch_nums,
+                   "Sides of the scales of random weights, not its own")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   command->add_option("--checkpoint", config.checkpoint, "Weights of a file instead");
   command->add_option("--tokenizer", config.tokenizer, "The same of the tokenizer");
   command->add_option("--precision", config.precisions, "What weights are stored in")

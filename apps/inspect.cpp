@@ -2,9 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "commands.h"
+#include "vgen/checkpoint/store.h"
 
 namespace vgen::apps {
 
@@ -16,8 +18,10 @@ void add_inspect(CLI::App& app) {
   auto options = std::make_shared<Options>();
   auto* command = app.add_subcommand("inspect", "List the tensors and metadata of a file");
   command
-      ->add_option("file", options->config.path,
-                   ".safetensors, .pt, .pth, .bin, .npy, .npz, *.index.json or a checkpoint folder")
+      ->add_option(
+          "file", options->config.path,
+          ".safetensors, .pt, .pth, .bin, .npy, .npz, *.index.json, a checkpoint folder or "
+          "a run")
       ->required();
   command->add_option("--filter", options->config.filter,
                       "Only names that match: a glob, or a part of the name");
@@ -26,6 +30,13 @@ void add_inspect(CLI::App& app) {
   command->add_flag("--json", options->is_json, "Machine-readable");
   command->footer("Example:\n  vgen inspect vq_ds16_c2i.pt --filter 'model.encoder.*'\n");
   command->callback([options] {
+    std::string& path = options->config.path;
+    // A folder that is a checkpoint itself is listed as it is, unless it is to be checked.
+    const bool is_listed =
+        std::filesystem::exists(path + "/index.json") && !options->config.must_verify;
+    if (!is_listed && checkpoint::is_checkpoint_path(path)) {
+      path = checkpoint::find_checkpoint(path).path;
+    }
     const io::InspectReport report = io::inspect(options->config);
     const auto text = options->is_json ? io::report_json(report) : io::format_report(report);
     std::fputs(text.c_str(), stdout);

@@ -1,14 +1,29 @@
 // The vgen executable: lists the subcommands and turns errors into exit codes.
-// 0 all was done; 2 a wrong command line; 1 any other error, told in one line on stderr.
+// 0 all was done; 2 a wrong command line; 1 any other error. Both are told in one line on stderr.
 
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "commands.h"
 #include "vgen/core/error.h"
 #include "vgen/tensor/allocator.h"
+
+namespace {
+
+/// "vgen data verify": the command as far as it was understood.
+std::string command_path(const CLI::App& app) {
+  std::string path = app.get_name();
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    path += " " + at->get_name();
+  }
+  return path;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   vgen::install_tensor_allocator();
@@ -21,8 +36,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);  // prints help, version or the complaint
-    return code == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // prints help or version
+    std::fprintf(stderr, "vgen: error: %s; see `%s --help`\n",
+                 vgen::printable(error.what(), 500).c_str(), command_path(app).c_str());
+    return 2;
   } catch (const vgen::Error& error) {
     std::fprintf(stderr, "vgen: error: %s\n", error.what());
     return 1;

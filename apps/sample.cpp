@@ -3,9 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "commands.h"
 #include "sample_options.h"
+#include "vgen/core/log.h"
+#include "vgen/dist/launch.h"
 
 namespace vgen::apps {
 
@@ -15,15 +18,24 @@ struct Options {
   eval::SampleImagesConfig images;
   eval::SampleFidConfig fid;
   int64_t num_fid_images = 0;
+  std::optional<int64_t> rank, world_size;  // none: as the launcher says
 };
 
+void run_fid(Options& options) {
+  const dist::Launch launch = dist::launch_from_environment();
+  eval::SampleFidConfig& config = options.fid;
+  config.model = options.images.model;
+  config.num_images = options.num_fid_images;
+  config.rank = options.rank.value_or(launch.rank);
+  config.world_size = options.world_size.value_or(launch.world_size);
+  config.local_rank = launch.local_rank;
+  init_logging(
+      {.level = LogLevel::kInfo, .file = {}, .rank = config.rank, .world_size = config.world_size});
+  eval::sample_fid(config);
+}
+
 void run(Options& options) {
-  if (options.num_fid_images != 0) {
-    options.fid.model = options.images.model;
-    options.fid.num_images = options.num_fid_images;
-    eval::sample_fid(options.fid);
-    return;
-  }
+  if (options.num_fid_images != 0) return run_fid(options);
   const eval::SampleResult result = eval::sample_images(options.images);
   std::printf("%s: %s\n", options.images.out.c_str(), eval::format_result(result).c_str());
 }
@@ -53,10 +65,10 @@ void add_sample(CLI::App& app) {
   auto* npz = command->add_option("--npz", options->fid.npz, "Where --fid writes them");
   command->add_option("--eval-size", options->fid.eval_size, "Pixels that --fid stores")
       ->capture_default_str();
-  command->add_option("--rank", options->fid.rank, "Share of --fid of this process")
-      ->envname("RANK");
-  command->add_option("--world-size", options->fid.world_size, "Processes that share --fid")
-      ->envname("WORLD_SIZE");
+  command->add_option("--rank", options->rank,
+                      "Share of --fid of this process; default: as torchrun, srun, mpirun set it");
+  command->add_option("--world-size", options->world_size,
+                      "Processes that share --fid; default: the same");
   fid->needs(npz)->excludes(classes);
   npz->needs(fid);
   command->footer(

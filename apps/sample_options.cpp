@@ -22,6 +22,8 @@ void add_sample_model(CLI::App& command, eval::SampleConfig& model) {
   command.add_option("--n-head", model.gpt.n_head,
                      "Attention heads, where neither config nor published size tells");
   command.add_option("--image-size", model.image_size, "Pixels; default: as trained, else 256");
+  command.add_flag("--any-size", model.any_size,
+                   "GPT: draw on another grid than its files tell, with a warning");
   command
       .add_option("--tokenizer-weights", model.decoder.weights,
                   "auto (EMA if there are any), ema, model, or the name of a dict in a .pt file")

@@ -4,10 +4,14 @@ the same work: JPEG decode, LlamaGen's random crop, flip, normalise, batches of 
 
 Usage: benchmarks/loader.py [--vgen build/release/apps/vgen] [--rounds 3] [--workers 2]
                             [--photos data/photos] [--copies 64] [--seconds 5]
+       benchmarks/loader.py --make-large FOLDER [--photos data/photos]
 
 The data is `copies` copies of every photo, as files of their own. The two sides take turns; medians
 and ratios are printed, in images/s and in processor time of all processes and threads (which other
 programs on the machine disturb less). Needs torch, torchvision and Pillow.
+
+--make-large writes every photo at four times its side into a new flat folder, and measures nothing: data
+for `vgen data bench FOLDER --layout flat`, with and without --decode-scale. Needs Pillow alone.
 """
 import argparse
 import json
@@ -78,6 +82,20 @@ def torchvision_rate(folder, workers, seconds):
     return {"images_per_second": images / elapsed, "cpu_ms_per_image": 1e3 * cpu / images}
 
 
+def make_large(photos, folder):
+    from PIL import Image
+
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True)
+    paths = sorted(pathlib.Path(photos).glob("*/*.jpg"))
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        image = image.resize((4 * image.width, 4 * image.height), Image.BICUBIC)
+        image.save(target / path.name, quality=90)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{folder}: {len(paths)} photos at four times the side, {size / 2**20:.1f} MiB")
+
+
 def run_json(command):
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -116,10 +134,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--make-large", metavar="FOLDER")
     parser.add_argument("--python-side", metavar="FOLDER", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.python_side:
         print(json.dumps(torchvision_rate(args.python_side, args.workers, args.seconds)))
+        return
+    if args.make_large:
+        make_large(args.photos, args.make_large)
         return
 
     import PIL

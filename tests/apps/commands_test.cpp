@@ -4,6 +4,7 @@
 
 #include "support/process.h"
 #include "vgen/core/strings.h"
+#include "vgen/io/json.h"
 
 using namespace vgen;
 
@@ -33,6 +34,23 @@ TEST_CASE("vgen: a wrong command line exits with 2, an error with 1", "[apps]") 
   CHECK(test::run_vgen({"inspect"}).exit_code == 2);
   CHECK(test::run_vgen({"inspect", "a.pt", "--sets"}).exit_code == 2);
   CHECK_THAT(test::vgen_error({"inspect", "/no/such.pt"}), Catch::Contains("/no/such.pt"));
+}
+
+TEST_CASE("vgen doctor: says what draws", "[apps]") {
+  // A path for the CPU or one for a GPU: tests run on both.
+  const auto check_path = [](const std::string& text) {
+    CHECK_THAT(
+        text, Catch::Contains("cpu, portable kernels") || Catch::Contains("cpu, avx2 kernels") ||
+                  Catch::Contains("cpu, avx512 kernels") || Catch::Contains("cuda:0, CUDA graphs"));
+  };
+  const std::string text = test::run_vgen({"doctor"}).out;
+  CHECK_THAT(text, Catch::Contains("drawing"));
+  check_path(text);
+  const auto report = io::parse_json(test::run_vgen({"doctor", "--json"}).out);
+  check_path(report.get_object("sections").get_object("in use").get_string("drawing"));
+  // Without a GPU to be seen it is the CPU.
+  CHECK_THAT(test::run_vgen({"doctor"}, {"CUDA_VISIBLE_DEVICES="}).out,
+             Catch::Contains("drawing") && Catch::Contains(" kernels"));
 }
 
 TEST_CASE("vgen: threads that wait soon sleep, unless the user says otherwise", "[apps]") {

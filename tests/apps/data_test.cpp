@@ -2,12 +2,44 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <map>
+#include <regex>
 
 #include "support/process.h"
 #include "support/support.h"
 #include "vgen/core/strings.h"
 
 using namespace vgen;
+
+namespace {
+
+std::string little(uint32_t value, int bytes) {
+  std::string text;
+  for (int i = 0; i < bytes; ++i) text.push_back(static_cast<char>(value >> (8 * i)));
+  return text;
+}
+
+/// An RGB TIFF of 20 x 20 whose pixels come last, as many writers order it, and with a tag that no
+/// reader knows.
+std::string tiff_file() {
+  constexpr uint32_t kPixels = 20 * 20 * 3, kTags = 10;
+  constexpr uint32_t kBits = 8 + 2 + 12 * kTags + 4, kData = kBits + 6;
+  struct Tag {
+    uint32_t id, type, count, value;
+  };
+  const Tag tags[kTags] = {{256, 3, 1, 20}, {257, 3, 1, 20}, {258, 3, 3, kBits},
+                           {259, 3, 1, 1},  {262, 3, 1, 2},  {273, 4, 1, kData},
+                           {277, 3, 1, 3},  {278, 3, 1, 20}, {279, 4, 1, kPixels},
+                           {65000, 3, 1, 7}};
+  std::string file = std::string("II*\0", 4) + little(8, 4) + little(kTags, 2);
+  for (const Tag& tag : tags) {
+    file += little(tag.id, 2) + little(tag.type, 2) + little(tag.count, 4) + little(tag.value, 4);
+  }
+  file += little(0, 4) + little(8, 2) + little(8, 2) + little(8, 2);
+  return file + std::string(kPixels, '\x55');
+}
+
+}  // namespace
 
 TEST_CASE("vgen data: synth, stats, verify and index work on each other's files", "[apps]") {
   const test::TempDir temp;
@@ -32,6 +64,41 @@ TEST_CASE("vgen data: synth, stats, verify and index work on each other's files"
   CHECK(bad.exit_code == 1);
   CHECK_THAT(bad.out, Catch::Contains("\"num_broken\": 1") && Catch::Contains("00000010.jpg"));
   CHECK_THAT(bad.err, Catch::Contains("1 of 20 images are broken"));
+}
+
+TEST_CASE("vgen data: what codecs say of damaged images does not reach the terminal", "[apps]") {
+  const test::TempDir temp;
+  std::filesystem::create_directories(temp / "set/a");
+  std::map<std::string, std::string> files = {{"rows.tif", tiff_file()}};
+  for (const std::string name :
+       {"palette.png", "interlaced.png", "rgb16.png", "lossy.webp", "lossless_alpha.webp",
+        "rgb.bmp", "palette.bmp", "lzw.tif", "rgb.ppm", "rgb_420.jpg"}) {
+    files[name] = test::read_file(test::golden("pil_photos/" + name));
+  }
+  for (const auto& [name, bytes] : files) {
+    test::write_file(temp / ("set/a/half-" + name), bytes.substr(0, bytes.size() / 2));
+    test::write_file(temp / ("set/a/most-" + name), bytes.substr(0, bytes.size() - 30));
+  }
+  std::string changed = files["palette.png"];
+  changed[changed.find("IDAT") + 20] ^= 1;
+  test::write_file(temp / "set/a/changed.png", changed);
+  test::write_file(temp / "set/a/whole.tif", files["rows.tif"]);
+
+  const auto result = test::run_vgen({"data", "verify", temp / "set"});
+  CHECK(result.exit_code == 1);
+  const size_t broken = 2 * files.size() + 1;
+  CHECK_THAT(result.out, Catch::Contains(str_cat(broken + 1, " images, 1 classes, ")) &&
+                             Catch::Contains(str_cat(broken, " broken\n")));
+  for (const auto& [name, bytes] : files) {
+    CHECK_THAT(result.out, Catch::Contains("/a/half-" + name + ": ") &&
+                               Catch::Contains("/a/most-" + name + ": "));
+  }
+  CHECK_THAT(result.out, Catch::Contains("/a/changed.png: PNG is damaged: IDAT: "));
+  const std::regex ours(R"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [IW] .*|vgen: error: .*)");
+  for (const std::string& line : split(result.err, '\n')) {
+    INFO(line);
+    CHECK((line.empty() || std::regex_match(line, ours)));
+  }
 }
 
 TEST_CASE("vgen data: errors are one line", "[apps]") {

@@ -1,4 +1,5 @@
 // vgen reconstruct as a user runs it; most of all what it refuses, and that nothing is harmed then.
+// And vgen bench tokenizer.
 
 #include <catch2/catch.hpp>
 #include <filesystem>
@@ -10,6 +11,7 @@
 
 using namespace vgen;
 using Catch::Matchers::Contains;
+using Catch::Matchers::StartsWith;
 namespace fs = std::filesystem;
 
 namespace {
@@ -86,7 +88,11 @@ TEST_CASE("vgen reconstruct: inputs that hold no images", "[apps]") {
   fs::create_directory(temp / "empty");
   CHECK_THAT(test::vgen_error(words({temp / "notes.txt", "--on-broken", "fail"})),
              Contains("notes.txt: not an image: begins with 'hello'"));
-  CHECK_THAT(test::vgen_error(words({temp / "notes.txt"})), Contains("notes.txt"));
+  const std::string reason = temp / "notes.txt: not an image: begins with 'hello'; expected JPEG, ";
+  CHECK_THAT(test::vgen_error(words({temp / "notes.txt"})), StartsWith(reason));
+  test::write_file(temp / "more.txt", "bye");
+  CHECK_THAT(test::vgen_error(words({temp / "notes.txt", temp / "more.txt"})),
+             StartsWith("2 files: none of 2 images can be read; the first: " + reason));
   CHECK_THAT(test::vgen_error(words({temp / "empty"})), Contains("/empty: "));
   CHECK_THAT(test::vgen_error(words({temp / "gone.png"})), Contains("no such file or folder"));
   const std::string digits = test::project_path("data/digits.tar.gz");
@@ -113,8 +119,65 @@ TEST_CASE("vgen reconstruct: places and models that do not serve", "[apps]") {
              Contains("not the weights of a VQGAN tokenizer"));
   CHECK(names_in(temp.path()) == std::set<std::string>{"in"});
   CHECK(names_in(temp / "in") == std::set<std::string>{"000000.png"});
-  CHECK(test::run_vgen(words({photo(), "--workers", "0"})).exit_code == 2);
-  CHECK(test::run_vgen(words({photo(), "--batch-size", "0"})).exit_code == 2);
-  CHECK(test::run_vgen(words({photo(), "--precision", "int4"})).exit_code == 2);
-  CHECK(test::run_vgen(words({})).exit_code == 2);
+}
+
+TEST_CASE("vgen reconstruct, extract: a wrong command line is told in one line", "[apps]") {
+  const std::string model = test::golden("vq_ema/ckpt.pt");
+  const auto complaint = [](const std::vector<std::string>& arguments) {
+    const test::ProcessResult result = test::run_vgen(arguments);
+    CHECK(result.exit_code == 2);
+    CHECK(result.out.empty());
+    return result.err;
+  };
+  CHECK(complaint(words({photo(), "--workers", "0"})) ==
+        "vgen: error: --workers: Value 0 not in range 1 to 1024; see `vgen reconstruct --help`\n");
+  CHECK(complaint({"extract", model, photo(), "--out", "x", "--workers", "0"}) ==
+        "vgen: error: --workers: Value 0 not in range 1 to 1024; see `vgen extract --help`\n");
+  const std::vector<std::vector<std::string>> wrong = {words({photo(), "--batch-size", "0"}),
+                                                       words({photo(), "--precision", "int4"}),
+                                                       words({}),
+                                                       {"data", "verify"},
+                                                       {}};
+  for (const auto& arguments : wrong) {
+    CAPTURE(arguments);
+    const std::string line = complaint(arguments);
+    CHECK_THAT(line, StartsWith("vgen: error: ") && Contains("; see `vgen"));
+    CHECK(line.find('\n') == line.size() - 1);
+  }
+}
+
+TEST_CASE("vgen reconstruct: weights of LPIPS that are not there", "[apps]") {
+  const test::TempDir temp;
+  const std::string here = test::golden("vq_ema/ckpt.pt");
+  const auto error = [&](const std::string& vgg, const std::string& lin) {
+    return test::vgen_error(
+        words({photo(), "--image-size", "32", "--lpips-vgg", vgg, "--lpips-lin", lin}));
+  };
+  const std::string help =
+      ": no such file; LPIPS needs torchvision's VGG16 (vgg16-397923af.pth from ";
+  CHECK_THAT(error(temp / "vgg16.pth", temp / "vgg.pth"), StartsWith(temp / "vgg16.pth" + help));
+  CHECK_THAT(error(here, temp / "vgg.pth"), StartsWith(temp / "vgg.pth" + help));
+  CHECK_THAT(error(here, here), Contains("have no tensor 'features.0.weight'"));
+}
+
+TEST_CASE("vgen bench tokenizer: the search for codes beside the plain formula", "[apps]") {
+  const std::vector<std::string> arguments = {"bench",     "tokenizer", "--mode",       "search",
+                                              "--batch",   "1,2",       "--image-size", "64",
+                                              "--repeats", "1",         "--device",     "cpu"};
+  const test::ProcessResult table = test::run_vgen(arguments);
+  CAPTURE(table.err);
+  REQUIRE(table.exit_code == 0);
+  CHECK_THAT(table.out, Contains("nearest of 16384 codes of 8 channels, fp32; plain: "));
+  CHECK_THAT(table.out, !Contains("GFLOP/s"));
+  auto with_json = arguments;
+  with_json.push_back("--json");
+  const test::ProcessResult json = test::run_vgen(with_json);
+  REQUIRE(json.exit_code == 0);
+  CHECK_THAT(json.out, Contains("\"rows\": []") && Contains("\"rows\": 16,") &&
+                           Contains("\"rows\": 32,") && Contains("\"dim\": 8,") &&
+                           Contains("\"speedup\": ") && Contains("\"plain_peak_rss_mb\": "));
+  size_t count = 0;
+  const std::string same = "\"same_codes\": 1.0";  // no row has two codes that are nearly as near
+  for (size_t at = 0; (at = json.out.find(same, at)) != std::string::npos; ++at) ++count;
+  CHECK(count == 2);
 }

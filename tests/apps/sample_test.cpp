@@ -2,10 +2,17 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
+#include <map>
+#include <thread>
 
 #include "support/process.h"
 #include "support/support.h"
+#include "vgen/core/strings.h"
+#include "vgen/io/json.h"
+#include "vgen/io/npy.h"
 
 namespace vgen {
 
@@ -37,6 +44,36 @@ std::vector<std::string> names_in(const std::string& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+/// 320 images of 32 pixels in five parts of 12 KiB, on one thread.
+Arguments fid_320(const std::string& npz, const Arguments& more = {}) {
+  Arguments arguments = {"--fid",        "320",         "--npz",   npz,         "--image-size",
+                         "32",           "--eval-size", "8",       "--threads", "1",
+                         "--batch-size", "1",           "--top-k", "0"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return sample(arguments);
+}
+
+/// The parts of --fid that are there: their bytes and when they were written.
+std::map<std::string, std::pair<std::string, fs::file_time_type>> parts_in(
+    const std::string& folder) {
+  std::map<std::string, std::pair<std::string, fs::file_time_type>> parts;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("part_")) continue;
+    parts[name] = {test::read_file(entry.path().string()), fs::last_write_time(entry)};
+  }
+  return parts;
+}
+
+/// vgen where no file can grow beyond so many KiB: the disk is as good as full.
+test::ProcessResult run_limited(int64_t max_kib, const Arguments& arguments) {
+  Arguments words = {"-c", str_cat("trap '' XFSZ; ulimit -f ", max_kib, "; exec \"$0\" \"$@\""),
+                     test::vgen_executable()};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  return test::run_process("bash", words);
 }
 
 }  // namespace
@@ -93,6 +130,171 @@ TEST_CASE("vgen sample: images for FID, shared by processes, resumed", "[apps]")
   REQUIRE(last.exit_code == 0);
   CHECK(test::read_file(dir / "one.npz") == test::read_file(dir / "two.npz"));
   CHECK_THAT(fid(dir / "one.npz", {}).err, Contains("is there already"));
+}
+
+TEST_CASE("vgen sample: images for FID, killed, out of space, gone on with: the same bytes",
+          "[apps]") {
+  const test::TempDir dir;
+  const std::string npz = dir / "x.npz", folder = npz + ".parts";
+  REQUIRE(run_vgen(fid_320(dir / "whole.npz")).exit_code == 0);
+  {
+    test::Process process(test::vgen_executable(), fid_320(npz));
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+    while (!fs::exists(folder + "/part_000000.npy") &&
+           std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    process.signal(SIGKILL);
+    REQUIRE(process.wait().exit_code == 128 + SIGKILL);
+  }
+  const auto killed = parts_in(folder);
+  REQUIRE(!killed.empty());
+  REQUIRE(killed.size() < 5);
+
+  // Not another part fits.
+  const auto no_part = run_limited(8, fid_320(npz));
+  CHECK(no_part.exit_code == 1);
+  CHECK_THAT(no_part.err, Contains("vgen: error: ") && Contains(folder + "/part_00000") &&
+                              Contains("File too large"));
+  CHECK((parts_in(folder) == killed));
+
+  // All parts fit, the file of all images does not.
+  const auto no_npz = run_limited(24, fid_320(npz));
+  CHECK(no_npz.exit_code == 1);
+  CHECK_THAT(no_npz.err, Contains("vgen: error: " + npz) && Contains("File too large"));
+  CHECK_FALSE(fs::exists(npz));
+  const auto all = parts_in(folder);
+  REQUIRE(all.size() == 5);
+  for (const auto& [name, part] : killed) {
+    INFO(name);
+    CHECK((all.at(name) == part));
+  }
+
+  const auto last = run_vgen(fid_320(npz));
+  INFO(last.err);
+  REQUIRE(last.exit_code == 0);
+  CHECK(test::read_file(npz) == test::read_file(dir / "whole.npz"));
+  CHECK_FALSE(fs::exists(folder));
+}
+
+TEST_CASE("vgen sample: images for FID, only the same settings and models go on", "[apps]") {
+  const test::TempDir dir;
+  const std::string npz = dir / "x.npz", settings = npz + ".parts/settings.json";
+  const std::string gpt = dir / "gpt.safetensors", tokenizer = dir / "vq.safetensors";
+  fs::copy_file(golden("gpt_c2i/ckpt.safetensors"), gpt);
+  fs::copy_file(golden("vq16/ckpt.safetensors"), tokenizer);
+  const auto with = [&](const Arguments& more) {
+    Arguments arguments = {"sample", gpt, "--tokenizer", tokenizer, "--fid",   "70",
+                           "--npz",  npz, "--eval-size", "8",       "--top-k", "0"};
+    const bool has_size = std::find(more.begin(), more.end(), "--image-size") != more.end();
+    if (!has_size) arguments.insert(arguments.end(), {"--image-size", "32"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  REQUIRE(run_vgen(with({"--n-head", "2"}), {"RANK=1", "WORLD_SIZE=2"}).exit_code == 0);
+  const std::string parts = npz + ".parts";
+  REQUIRE(names_in(parts) == Arguments{"part_000001.npy", "settings.json"});
+  const auto refused = [&](const Arguments& more) {
+    const std::string message = vgen_error(with(more));
+    CHECK_THAT(message, Contains(settings + ": parts drawn with other settings are there: ") &&
+                            Contains("remove the folder " + parts));
+    return message;
+  };
+  CHECK_THAT(refused({"--n-head", "2", "--seed", "1"}), Contains("seed is 0, expected 1;"));
+  CHECK_THAT(refused({"--n-head", "4"}), Contains("n_head is 2, expected 4;"));
+  CHECK_THAT(refused({"--n-head", "2", "--weights", "model"}),
+             Contains("weights is \"auto\", expected \"model\";"));
+  CHECK_THAT(refused({"--n-head", "2", "--tokenizer-weights", "model"}),
+             Contains("tokenizer_weights is \"auto\", expected \"model\";"));
+  CHECK_THAT(refused({"--n-head", "2", "--tokenizer-precision", "bf16"}),
+             Contains("tokenizer_precision is \"fp32\", expected \"bf16\";"));
+  const std::string yaml = dir / "gpt.yaml";
+  test::write_file(yaml,
+                   "dim: 64\nn_layer: 2\nn_head: 2\nmultiple_of: 64\nvocab_size: 128\n"
+                   "num_classes: 10\nblock_size: 4\n");
+  CHECK_THAT(refused({"--n-head", "2", "--config", yaml}),
+             Contains("config is \"\", expected \"" + yaml + "\";"));
+  CHECK_THAT(refused({"--n-head", "2", "--image-size", "64"}),
+             Contains("image_size is 32, expected 64;"));
+
+  // Other weights under the same name.
+  const auto flip_last_byte = [](const std::string& path) {
+    std::string bytes = test::read_file(path);
+    bytes.back() = static_cast<char>(bytes.back() ^ 1);
+    test::write_file(path, bytes);
+  };
+  flip_last_byte(gpt);
+  CHECK_THAT(refused({"--n-head", "2"}), Contains("checkpoint_fingerprint is \"gpt-"));
+  flip_last_byte(gpt);
+  flip_last_byte(tokenizer);
+  CHECK_THAT(refused({"--n-head", "2"}), Contains("tokenizer_fingerprint is \"vqgan-"));
+  flip_last_byte(tokenizer);
+  // What was begun goes on, on any number of processes.
+  const Arguments again = with({"--n-head", "2", "--batch-size", "3", "--threads", "1"});
+  CHECK(run_vgen(again).exit_code == 0);
+  CHECK(fs::exists(npz));
+}
+
+TEST_CASE("vgen sample: a wrong command leaves no parts in the way of the right one", "[apps]") {
+  const test::TempDir dir;
+  const Arguments fid = {"--fid", "2", "--npz", dir / "x.npz", "--eval-size", "8"};
+  const auto with = [&](const Arguments& more) {
+    Arguments arguments = fid;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return sample(arguments);
+  };
+  CHECK_THAT(vgen_error(with({"--top-p", "2"})), Contains("top-p 2"));
+  CHECK(names_in(dir.path()).empty());
+  CHECK(run_vgen(with({"--top-p", "0.5"})).exit_code == 0);
+}
+
+TEST_CASE("vgen sample: an official checkpoint draws the golden's greedy tokens",
+          "[apps][golden]") {
+  const test::TempDir dir;
+  const std::string out = dir / "out";
+  const Arguments command = {"sample",       golden("gpt_c2i/ckpt.pt"),
+                             "--n-head",     "2",
+                             "--tokenizer",  golden("vq16/ckpt.safetensors"),
+                             "--class-id",   "3,7,9",  // gen_labels.npy
+                             "--cfg-scale",  "4",
+                             "--top-k",      "1",
+                             "--precision",  "fp32",
+                             "--image-size", "96",
+                             "--device",     "cpu",
+                             "--out",        out};
+  // Its training arguments say 64 pixels; the golden's 6 x 6 codes are another grid.
+  CHECK(vgen_error(command) ==
+        golden("gpt_c2i/ckpt.pt") +
+            ": was trained at 64 pixels, 4 x 4 codes (args.image_size), but 96 pixels, 6 x 6 codes "
+            "are asked for; leave --image-size out, or allow it with --any-size");
+  CHECK_FALSE(fs::exists(out));
+  Arguments allowed = command;
+  allowed.push_back("--any-size");
+  const auto begin = std::chrono::steady_clock::now();
+  const auto result = run_vgen(allowed);
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK_THAT(result.err, Contains(" W ") && Contains("was trained at 64 pixels, 4 x 4 codes"));
+  const io::Array code = io::read_npy(out + "/codes.npy");
+  const io::Array expected = io::read_npy(golden("gpt_c2i/greedy_cfg4.npy"));
+  CHECK((code.shape == std::vector<int64_t>{3, 6, 6}));
+  CHECK(std::ranges::equal(code.as<int64_t>(), expected.as<int32_t>()));
+
+  // The time to the first token counts from the start of the process.
+  const io::Json summary = io::parse_json(test::read_file(out + "/samples.json"));
+  const double first_token = summary.get_float("seconds_to_first_token");
+  CHECK(first_token >= summary.get_float("load_seconds"));
+  CHECK(first_token <= wall.count() + 0.02);
+  CHECK(first_token + summary.get_float("decode_seconds") <= wall.count() + 0.02);
+
+  // Without a size it is the one of the training arguments.
+  Arguments trained = command;
+  trained.erase(std::ranges::find(trained, "--image-size"), std::ranges::find(trained, "--device"));
+  REQUIRE(run_vgen(trained).exit_code == 1);  // `out` is not empty
+  trained.push_back("--force");
+  REQUIRE(run_vgen(trained).exit_code == 0);
+  CHECK((io::read_npy(out + "/codes.npy").shape == std::vector<int64_t>{3, 4, 4}));
 }
 
 TEST_CASE("vgen sample: bad input", "[apps]") {

@@ -7,6 +7,7 @@
 
 #include "support/process.h"
 #include "support/support.h"
+#include "vgen/io/json.h"
 
 namespace vgen {
 
@@ -159,6 +160,16 @@ TEST_CASE("vgen edit: bad input is one line, and nothing is written", "[apps]") 
   CHECK_THAT(error_of({"--box", "0,0,1,1"}), Contains("nothing of the image stays"));
   CHECK_THAT(error_of({"--box", "0,0,0.01,0.01"}), Contains("nothing is to be drawn anew"));
   CHECK_THAT(error_of({"--mask", other}), Contains("a mask of 8 x 8") && Contains("16 x 12"));
+  const auto plain_mask = [&](const std::string& name, char value) {
+    test::write_file(dir / name, "P5\n16 12\n255\n" + std::string(16 * 12, value));
+    return dir / name;
+  };
+  CHECK_THAT(error_of({"--mask", plain_mask("black.pgm", '\0')}),
+             Contains("black.pgm: nothing is to be drawn anew; the mask is dark"));
+  CHECK_THAT(error_of({"--mask", plain_mask("white.pgm", '\xff')}),
+             Contains("white.pgm: nothing of the image stays"));
+  test::write_file(dir / "text.pgm", "no picture");
+  CHECK_THAT(error_of({"--mask", dir / "text.pgm"}), Contains("text.pgm"));
   CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--class-id", "10"}), Contains("class 10"));
   CHECK_THAT(error_of({"--task", "complete", "--class-id", "1"}), Contains("inpaint or outpaint"));
   CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--extend"}), Contains("outpaint"));
@@ -185,6 +196,63 @@ TEST_CASE("vgen reconstruct and extract: a tokenizer of several scales", "[apps]
                 "--image-size", "8", "--device", "cpu", "--out", dir / "codes"});
   INFO(extracted.err);
   CHECK(extracted.exit_code == 0);
+}
+
+TEST_CASE("vgen bench var: a row for each precision and batch", "[apps]") {
+  const auto result = run_vgen({"bench", "var", "--checkpoint", golden("var/var.pth"),
+                                "--tokenizer", golden("var_vae/vae.pth"), "--precision",
+                                "fp32,bf16,int8", "--batch", "1,2", "--repeats", "1", "--json"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const io::Json report = io::parse_json(result.out);
+  CHECK(report.get_int("parameters") > 0);
+  const auto& rows = report.get_array("rows").items;
+  REQUIRE(rows.size() == 6);
+  const std::string precisions[] = {"fp32", "bf16", "int8"};
+  for (size_t i = 0; i < rows.size(); ++i) {
+    CHECK(rows[i].get_string("precision") == precisions[i / 2]);
+    CHECK(rows[i].get_int("batch") == static_cast<int64_t>(i % 2 + 1));
+    CHECK(rows[i].get_float("seconds") > rows[i].get_float("decode_seconds"));
+    CHECK(rows[i].get_float("decode_seconds") > 0);
+  }
+  CHECK_THAT(vgen_error({"bench", "var", "--size", "d17"}), Contains("expected one of d12"));
+  CHECK_THAT(vgen_error({"bench", "var", "--size", "d12", "--scales", "2,4"}),
+             Contains("must begin with 1"));
+}
+
+TEST_CASE("vgen bench var-train: prints a row for each precision", "[apps]") {
+  const auto result = run_vgen(
+      {"bench", "var-train", "--size", "d12", "--batch", "1", "--repeats", "1", "--threads", "1"});
+  INFO(result.err);
+  CHECK(result.exit_code == 0);
+  CHECK_THAT(result.out, Contains("tokens/s") && Contains("fp32"));
+}
+
+TEST_CASE("vgen bench compare: a GPT and a VAR at the same size of image", "[apps]") {
+  const Arguments words = {"bench",     "compare", "--gpt-size",  "B",    "--var-size", "d12",
+                           "--scales",  "1,2,4",   "--precision", "fp32", "--batch",    "2",
+                           "--repeats", "1",       "--threads",   "1"};
+  Arguments as_json = words;
+  as_json.push_back("--json");
+  const auto result = run_vgen(as_json);
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const io::Json report = io::parse_json(result.out);
+  CHECK(report.get_int("image_size") == 64);
+  CHECK_THAT(report.get_string("gpt"), Contains("GPT-B, 111 million") && Contains("16 codes"));
+  CHECK_THAT(report.get_string("var"),
+             Contains("VAR-d12, 133 million") && Contains("21 codes in 3 steps"));
+  const auto& rows = report.get_array("rows").items;
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].get_int("batch") == 2);
+  CHECK(rows[0].get_float("ratio") ==
+        Approx(rows[0].get_float("gpt_seconds") / rows[0].get_float("var_seconds")));
+  for (const std::string side : {"gpt", "var"}) {
+    CHECK(rows[0].get_float(side + "_decode_seconds") > 0);
+    CHECK(rows[0].get_float(side + "_seconds") > rows[0].get_float(side + "_decode_seconds"));
+  }
+  CHECK_THAT(run_vgen({"bench", "compare", "--help"}).out, Contains("--gpt-size"));
+  CHECK_THAT(vgen_error({"bench", "compare", "--gpt-size", "S"}), Contains("S"));
 }
 
 }  // namespace vgen

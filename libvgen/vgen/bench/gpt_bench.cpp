@@ -102,6 +102,7 @@ GptBenchReport bench_gpt(const GptBenchConfig& config) {
       config.checkpoint.empty()
           ? random_weights(config)
           : infer::load_gpt(config.checkpoint, {.block_size = config.num_tokens}).weights;
+  report.num_parameters = detail::num_elements(weights);
   for (const std::string& precision : config.precisions) {
     for (const int64_t batch : config.batches) {
       require(batch >= 1 && batch <= weights.config.num_classes, ErrorCode::kInvalidArgument,
@@ -134,6 +135,7 @@ std::string report_json(const GptBenchReport& report) {
   io::Json json = io::Json::object();
   json.set("engine", io::Json::string(report.engine));
   json.set("threads", io::Json::number(static_cast<int64_t>(report.threads)));
+  json.set("parameters", io::Json::number(report.num_parameters));
   json.set("read_gb_per_second", io::Json::number(report.read_gb_per_second));
   io::Json rows = io::Json::array();
   for (const GptBenchRow& row : report.rows) {

@@ -35,6 +35,7 @@ struct GptBenchRow {
 struct GptBenchReport {
   std::string engine;  ///< GptEngine::description of the last case
   int threads = 0;
+  int64_t num_parameters = 0;
   double read_gb_per_second = 0;
   std::vector<GptBenchRow> rows;
 };

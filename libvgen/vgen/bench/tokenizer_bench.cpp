@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "vgen/bench/detail/measure.h"
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/core/strings.h"
 #include "vgen/kernels/cpu_isa.h"
+#include "vgen/kernels/nearest_code.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tokenizer/vq_loss.h"
 #include "vgen/tokenizer/vqgan.h"
@@ -210,10 +212,59 @@ class Subject {
   Vqgan vqgan_;
 };
 
+torch::Tensor unit_rows(int64_t rows, int64_t dim, const c10::Device& device) {
+  const torch::Tensor values = torch::randn({rows, dim}, device);
+  return values / values.norm(2, 1, /*keepdim=*/true);
+}
+
+torch::Tensor plain_search(const torch::Tensor& z_ND, const torch::Tensor& codes_VD) {
+  const torch::Tensor distance_NV = z_ND.square().sum(1, /*keepdim=*/true) +
+                                    codes_VD.square().sum(1) - 2 * z_ND.matmul(codes_VD.t());
+  return distance_NV.argmin(1);
+}
+
+/// All cases of ours before those of the plain formula, whose memory would be kept.
+std::vector<SearchBenchRow> time_searches(const TokenizerBenchConfig& config,
+                                          const c10::Device& device) {
+  const torch::NoGradGuard no_grad;
+  const VqganConfig model = tokenizer::vqgan_preset(config.model);
+  const int64_t side = config.image_size / model.downsample(), dim = model.codebook_embed_dim;
+  const torch::Tensor codes_VD = unit_rows(model.codebook_size, dim, device);
+  std::vector<SearchBenchRow> rows;
+  std::vector<torch::Tensor> latents, found;
+  for (const int64_t batch : config.batches) {
+    SearchBenchRow& row = rows.emplace_back();
+    row.rows = batch * side * side;
+    row.codes = model.codebook_size;
+    row.dim = dim;
+    const torch::Tensor& z_ND = latents.emplace_back(unit_rows(row.rows, dim, device));
+    torch::Tensor& index_N = found.emplace_back();
+    detail::reset_peak_rss();
+    row.seconds = detail::median_seconds(device, config.repeats,
+                                         [&] { index_N = kernels::nearest_code(z_ND, codes_VD); });
+    row.peak_rss_mb = detail::peak_rss_mb();
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    SearchBenchRow& row = rows[i];
+    torch::Tensor index_N;
+    detail::reset_peak_rss();
+    row.plain_seconds = detail::median_seconds(
+        device, config.repeats, [&] { index_N = plain_search(latents[i], codes_VD); });
+    row.plain_peak_rss_mb = detail::peak_rss_mb();
+    row.speedup = row.plain_seconds / row.seconds;
+    row.same_codes = index_N.eq(found[i]).to(torch::kFloat64).mean().item<double>();
+  }
+  return rows;
+}
+
+bool is_known(const std::string& mode) {
+  return mode == "encode" || mode == "decode" || mode == "train" || mode == "search";
+}
+
 void check(const TokenizerBenchConfig& config) {
   for (const std::string& mode : config.modes) {
-    require(mode == "encode" || mode == "decode" || mode == "train", ErrorCode::kInvalidArgument,
-            "bench: mode '", printable(mode), "' is unknown, expected encode, decode or train");
+    require(is_known(mode), ErrorCode::kInvalidArgument, "bench: mode '", printable(mode),
+            "' is unknown, expected encode, decode, train or search");
   }
   for (const int64_t batch : config.batches) {
     require(batch >= 1, ErrorCode::kInvalidArgument, "bench: batch ", batch,
@@ -236,26 +287,55 @@ TokenizerBenchReport bench_tokenizer(const TokenizerBenchConfig& config) {
   TokenizerBenchReport report{.device = device.str(),
                               .cpu_isa = kernels::cpu_isa_name(kernels::best_cpu_isa()),
                               .threads = set_num_threads(config.threads),
-                              .rows = {}};
+                              .rows = {},
+                              .search = {}};
   torch::manual_seed(0);
-  Subject subject(config, device);
+  std::optional<Subject> subject;
   for (const std::string& mode : config.modes) {
+    if (mode == "search") {
+      report.search = time_searches(config, device);
+      continue;
+    }
+    if (!subject) subject.emplace(config, device);
     for (const std::string& precision : config.precisions) {
       const auto batches =
           mode == "train" ? std::vector<int64_t>{config.train_batch} : config.batches;
       for (const int64_t batch : batches) {
-        report.rows.push_back(subject.run(mode, precision, batch));
+        report.rows.push_back(subject->run(mode, precision, batch));
       }
     }
   }
   return report;
 }
 
+namespace {
+
+std::string format_search(const std::vector<SearchBenchRow>& rows) {
+  if (rows.empty()) return "";
+  std::string text =
+      str_cat("nearest of ", rows[0].codes, " codes of ", rows[0].dim,
+              " channels, fp32; plain: the matrix of all distances, then argmin\n"
+              "  rows    seconds      plain   speed-up   peak RSS MB      plain   same codes\n");
+  for (const SearchBenchRow& row : rows) {
+    char line[160];
+    std::snprintf(line, sizeof(line), "%6lld %10.5f %10.5f %9.2fx %13.0f %10.0f %11.2f%%\n",
+                  static_cast<long long>(row.rows), row.seconds, row.plain_seconds, row.speedup,
+                  row.peak_rss_mb, row.plain_peak_rss_mb, 100 * row.same_codes);
+    text += line;
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string format_report(const TokenizerBenchReport& report) {
   std::string text = str_cat(report.device, ", ", report.threads, " threads, kernels for ",
-                             report.cpu_isa, "; medians; FLOPs as of direct convolutions\n",
-                             "mode    precision  batch    seconds   images/s    GFLOP/s   "
-                             "of GEMM   peak RSS MB\n");
+                             report.cpu_isa, "; medians\n");
+  if (!report.rows.empty()) {
+    text +=
+        "FLOPs as of direct convolutions\n"
+        "mode    precision  batch    seconds   images/s    GFLOP/s   of GEMM   peak RSS MB\n";
+  }
   for (const TokenizerBenchRow& row : report.rows) {
     char line[160];
     std::snprintf(line, sizeof(line), "%-7s %-9s %6lld %10.4f %10.2f %10.1f %8.0f%% %13.0f\n",
@@ -264,7 +344,7 @@ std::string format_report(const TokenizerBenchReport& report) {
                   row.peak_rss_mb);
     text += line;
   }
-  return text;
+  return text + format_search(report.search);
 }
 
 std::string report_json(const TokenizerBenchReport& report) {
@@ -282,6 +362,18 @@ std::string report_json(const TokenizerBenchReport& report) {
                             {"gflops", row.gflops},
                             {"gemm_share", row.gemm_share},
                             {"peak_rss_mb", row.peak_rss_mb}});
+  }
+  json["search"] = nlohmann::ordered_json::array();
+  for (const SearchBenchRow& row : report.search) {
+    json["search"].push_back({{"rows", row.rows},
+                              {"codes", row.codes},
+                              {"dim", row.dim},
+                              {"seconds", row.seconds},
+                              {"plain_seconds", row.plain_seconds},
+                              {"speedup", row.speedup},
+                              {"peak_rss_mb", row.peak_rss_mb},
+                              {"plain_peak_rss_mb", row.plain_peak_rss_mb},
+                              {"same_codes", row.same_codes}});
   }
   return json.dump(2) + "\n";
 }

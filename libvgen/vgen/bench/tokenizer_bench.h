@@ -10,9 +10,10 @@ namespace vgen::bench {
 struct TokenizerBenchConfig {
   std::string model = "VQ-16";  ///< or "VQ-8"
   /// "encode" (image to codes), "decode" (codes to image), "train" (generator and discriminator
-  /// step with LPIPS, PatchGAN and Adam)
+  /// step with LPIPS, PatchGAN and Adam), "search" (nearest code of the latents of the images
+  /// alone, in fp32 whatever `precisions` says, against the plain formula)
   std::vector<std::string> modes = {"encode", "decode", "train"};
-  std::vector<int64_t> batches = {1, 8};  ///< of encode and decode
+  std::vector<int64_t> batches = {1, 8};  ///< of encode, decode and search
   int64_t train_batch = 2;
   int64_t image_size = 256;
   std::vector<std::string> precisions = {"fp32", "bf16"};
@@ -32,10 +33,21 @@ struct TokenizerBenchRow {
   double peak_rss_mb = 0;  ///< of the process during this case; 0 where the system cannot tell
 };
 
+/// kernels::nearest_code, and the plain formula: a matrix of all distances, then its argmin.
+/// Memory is that of the process; where other modes ran before, what they left counts too.
+struct SearchBenchRow {
+  int64_t rows = 0, codes = 0, dim = 0;   ///< latents of all images, codebook, channels
+  double seconds = 0, plain_seconds = 0;  ///< medians
+  double speedup = 0;                     ///< plain_seconds over seconds
+  double peak_rss_mb = 0, plain_peak_rss_mb = 0;
+  double same_codes = 0;  ///< share of the rows for which both find the same; rounding decides ties
+};
+
 struct TokenizerBenchReport {
   std::string device, cpu_isa;
   int threads = 0;
   std::vector<TokenizerBenchRow> rows;
+  std::vector<SearchBenchRow> search;
 };
 
 /// Throws Error(kInvalidArgument) for a config out of range.

@@ -106,7 +106,7 @@ TrainBenchRow run_case(const TrainBenchConfig& config, const std::string& precis
                                     .precision = dtype,
                                     .micro_batch_size = config.batch,
                                     .is_training = false});
-  const auto strategy = dist::make_strategy({});
+  const auto strategy = dist::single_process();
   train::Trainer trainer(run, *task, *strategy, device);
   detail::reset_peak_rss();
   TrainBenchRow row{.precision = precision};

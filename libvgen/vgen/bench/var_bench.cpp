@@ -25,7 +25,8 @@ double seconds_since(Clock::time_point start) {
 infer::VarWeights weights_of(const VarBenchConfig& config) {
   if (!config.checkpoint.empty()) return infer::load_var(config.checkpoint).weights;
   torch::manual_seed(0);
-  const var::VarConfig size = var::var_size(config.size);
+  var::VarConfig size = var::var_size(config.size);
+  if (!config.patch_nums.empty()) size.patch_nums = config.patch_nums;
   const var::VarTransformer model(size);
   return infer::var_weights(size, *model);
 }
@@ -46,6 +47,8 @@ std::unique_ptr<infer::MultiScaleTokenizer> tokenizer_of(const VarBenchConfig& c
   }
   tokenizer::MultiScaleVqvaeConfig shape;
   shape.patch_nums = model.patch_nums;
+  shape.z_channels = model.z_channels;
+  shape.codebook_size = model.codebook_size;
   tokenizer::MultiScaleVqvae module(shape);
   module->eval();
   for (torch::Tensor& parameter : module->parameters()) parameter.requires_grad_(false);
@@ -106,6 +109,7 @@ VarBenchReport bench_var(const VarBenchConfig& config) {
   VarBenchReport report;
   report.threads = set_num_threads(config.threads);
   const infer::VarWeights weights = weights_of(config);
+  report.num_parameters = detail::num_elements(weights);
   for (const std::string& precision : config.precisions) {
     for (const int64_t batch : config.batches) {
       require(batch >= 1 && batch <= weights.config.num_classes, ErrorCode::kInvalidArgument,
@@ -135,6 +139,7 @@ std::string report_json(const VarBenchReport& report) {
   io::Json json = io::Json::object();
   json.set("engine", io::Json::string(report.engine));
   json.set("threads", io::Json::number(static_cast<int64_t>(report.threads)));
+  json.set("parameters", io::Json::number(report.num_parameters));
   io::Json rows = io::Json::array();
   for (const VarBenchRow& row : report.rows) {
     io::Json item = io::Json::object();

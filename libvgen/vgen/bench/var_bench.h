@@ -8,9 +8,10 @@
 namespace vgen::bench {
 
 struct VarBenchConfig {
-  std::string size = "d16";  ///< as var::var_size; random weights, of the tokenizer too
-  std::string checkpoint;    ///< weights of a file instead, as infer::load_var
-  std::string tokenizer;     ///< the same, as infer::load_tokenizer
+  std::string size = "d16";              ///< as var::var_size; random weights, of the tokenizer too
+  std::string checkpoint;                ///< weights of a file instead, as infer::load_var
+  std::string tokenizer;                 ///< the same, as infer::load_tokenizer
+  std::vector<int64_t> patch_nums = {};  ///< of random weights; {} = those of `size`
   std::vector<std::string> precisions = {"fp32", "bf16", "int8"};
   std::vector<int64_t> batches = {1};  ///< images at a time; with guidance each takes two sequences
   double cfg_scale = 1.5;
@@ -35,6 +36,7 @@ struct VarBenchRow {
 struct VarBenchReport {
   std::string engine;  ///< VarEngine::description of the last case
   int threads = 0;
+  int64_t num_parameters = 0;  ///< of the transformer
   std::vector<VarBenchRow> rows;
 };
 

@@ -24,6 +24,12 @@ double median_seconds(c10::Device device, int64_t repeats, const std::function<v
   return seconds[seconds.size() / 2];
 }
 
+int64_t num_elements(const infer::ModelWeights& weights) {
+  int64_t count = 0;
+  for (const auto& [name, tensor] : weights.tensors) count += tensor.numel();
+  return count;
+}
+
 void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 double peak_rss_mb() {
