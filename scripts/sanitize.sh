@@ -16,9 +16,7 @@ build() {
 
 run_asan() {
   build asan "${tests[@]/#/test_}"
-  # Leaks count in core, io and data themselves; LibTorch and OpenCV keep globals until exit.
   export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1
-  export LSAN_OPTIONS=suppressions=$PWD/scripts/sanitize/lsan.supp:print_suppressions=0
   export UBSAN_OPTIONS=print_stacktrace=1
   local test
   for test in "${tests[@]}"; do
