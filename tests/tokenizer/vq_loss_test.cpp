@@ -192,6 +192,24 @@ TEST_CASE("discriminators: official sizes, names and output shapes", "[tokenizer
         "patchgan: disc_dim 0 and disc_num_layers 3, expected both at least 1");
 }
 
+TEST_CASE("stylegan discriminator: the official code's logits and gradient", "[tokenizer][golden]") {
+  Discriminator stylegan = make_discriminator({.disc_type = "stylegan", .image_size = 32});
+  {
+    const torch::NoGradGuard no_grad;
+    uint32_t tag = 0;
+    for (torch::Tensor& parameter : stylegan->parameters()) {
+      const double fan_in = parameter.dim() > 1 ? static_cast<double>(parameter[0].numel()) : 100;
+      parameter.copy_(formula_tensor(parameter.sizes(), tag++, std::sqrt(3 / fan_in)));
+    }
+  }
+  const torch::Tensor image_B3HW = formula_tensor({2, 3, 32, 32}, 1000, 1).requires_grad_();
+  const torch::Tensor logits_B1 = stylegan->forward(image_B3HW);
+  logits_B1.sum().backward();
+  CHECK_THAT(logits_B1, AllClose(golden_tensor("stylegan/logits.npy"), test::kFloat32));
+  CHECK_THAT(image_B3HW.grad(),
+             AllClose(golden_tensor("stylegan/input_grad.npy"), {.absolute = 1e-6, .relative = 1e-3}));
+}
+
 TEST_CASE("vq_loss: adversarial losses are their formulas, quirks included", "[tokenizer]") {
   const torch::Tensor real = torch::tensor({0.5f, 2.0f}, torch::requires_grad());
   const torch::Tensor fake = torch::tensor({-3.0f, 0.25f}, torch::requires_grad());
