@@ -455,6 +455,7 @@ TEST_CASE("sharded: ranks with other tensors, or with parts that leave gaps, are
 // A process of its own, which the case below starts: threads do not survive a fork.
 TEST_CASE("sharded: the process that is killed", "[.child]") {
   const char* folder = std::getenv("VGEN_TEST_FOLDER");
+  if (folder == nullptr) return;  // only the case below has use for it
   const std::string point = std::getenv("VGEN_TEST_POINT");
   const bool is_async = std::string(std::getenv("VGEN_TEST_ASYNC")) == "1";
   save_parts(folder, 2, 1);
