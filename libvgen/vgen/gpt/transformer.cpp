@@ -8,13 +8,22 @@
 #include "vgen/nn/rotary.h"
 #include "vgen/nn/swiglu.h"
 #include "vgen/tensor/block.h"
+#include "vgen/tensor/deferred_init.h"
 
 namespace vgen::gpt {
 
 namespace {
 
 torch::nn::Linear linear(int64_t in, int64_t out) {
-  return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(false));
+  torch::nn::Linear layer(torch::nn::LinearOptions(in, out).bias(false));
+  defer_weight(layer->weight);
+  return layer;
+}
+
+torch::nn::Embedding embedding(int64_t rows, int64_t dim) {
+  torch::nn::Embedding layer(rows, dim);
+  defer_weight(layer->weight);
+  return layer;
 }
 
 // Stochastic depth per sample (arXiv:1603.09382): kept samples are scaled by 1 / (1 - p).
@@ -84,7 +93,7 @@ torch::Tensor CaptionProjectionImpl::forward(const torch::Tensor& x) {
 ConditionEmbeddingImpl::ConditionEmbeddingImpl(const GptConfig& config) {
   if (config.model_type == "c2i") {
     embedding_table_ =
-        register_module("embedding_table", torch::nn::Embedding(config.class_rows(), config.dim));
+        register_module("embedding_table", embedding(config.class_rows(), config.dim));
     return;
   }
   const auto noise = torch::randn({config.cls_token_num, config.caption_dim});
@@ -106,8 +115,7 @@ torch::Tensor ConditionEmbeddingImpl::forward(const torch::Tensor& condition,
 TransformerImpl::TransformerImpl(const GptConfig& config) : config_(config) {
   config.validate();
   cls_embedding_ = register_module("cls_embedding", ConditionEmbedding(config));
-  tok_embeddings_ =
-      register_module("tok_embeddings", torch::nn::Embedding(config.vocab_size, config.dim));
+  tok_embeddings_ = register_module("tok_embeddings", embedding(config.vocab_size, config.dim));
   layers_ = register_module("layers", torch::nn::ModuleList());
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const double depth = config.n_layer == 1 ? 0 : static_cast<double>(i) / (config.n_layer - 1);
@@ -121,15 +129,19 @@ TransformerImpl::TransformerImpl(const GptConfig& config) : config_(config) {
 }
 
 void TransformerImpl::initialise() {
-  const torch::NoGradGuard no_grad;
+  const auto draw_normal = [std = config_.initializer_range](const torch::Tensor& weight,
+                                                             const auto& random) {
+    weight.normal_(0, std, random);
+  };
   for (const auto& module : modules(/*include_self=*/false)) {
     if (auto* linear = module->as<torch::nn::Linear>()) {
-      linear->weight.normal_(0, config_.initializer_range);
+      draw_weight(linear->weight, draw_normal);
     } else if (auto* embedding = module->as<torch::nn::Embedding>()) {
-      embedding->weight.normal_(0, config_.initializer_range);
+      draw_weight(embedding->weight, draw_normal);
     }
   }
-  output_->weight.zero_();  // the first loss is exactly ln(vocab_size)
+  // The first loss is exactly ln(vocab_size).
+  change_weight(output_->weight, [](const torch::Tensor& weight) { weight.zero_(); });
 }
 
 std::vector<std::shared_ptr<torch::nn::Module>> TransformerImpl::blocks() const {

@@ -101,8 +101,9 @@ struct GptBatch {
 
 class TransformerImpl : public torch::nn::Module {
  public:
-  /// Weights are drawn from LibTorch's default generator. Throws Error(kInvalidArgument) for a
-  /// config that GptConfig::validate refuses.
+  /// Weights are drawn from LibTorch's default generator; those of matrices may be deferred
+  /// (tensor/deferred_init.h). Throws Error(kInvalidArgument) for a config that
+  /// GptConfig::validate refuses.
   explicit TransformerImpl(const GptConfig& config);
 
   /// Logits of every image token given the condition and the tokens before: (B, N, V), in the dtype

@@ -12,6 +12,8 @@ at::Tensor run_block(const torch::nn::Module& block, const std::vector<at::Tenso
                                      : runner_of_thread->run(block, inputs, forward);
 }
 
+bool has_block_runner() { return runner_of_thread != nullptr; }
+
 BlockRunnerGuard::BlockRunnerGuard(BlockRunner* runner) : before_(runner_of_thread) {
   runner_of_thread = runner;
 }

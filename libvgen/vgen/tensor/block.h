@@ -31,6 +31,9 @@ class BlockRunner {
 at::Tensor run_block(const torch::nn::Module& block, const std::vector<at::Tensor>& inputs,
                      const BlockForward& forward);
 
+/// Whether this thread has a runner.
+bool has_block_runner();
+
 /// While this lives, it is the runner of this thread; null: there is none.
 class BlockRunnerGuard {
  public:

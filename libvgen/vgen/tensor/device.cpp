@@ -1,8 +1,12 @@
 #include "vgen/tensor/device.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <sched.h>
 #include <torch/cuda.h>
+
+#include <cstdio>
+#include <fstream>
 
 #include "vgen/core/error.h"
 
@@ -33,6 +37,20 @@ std::string device_for_local_rank(const std::string& text, int64_t local_rank, i
           local_rank, " finds ", num_gpus,
           " CUDA devices, expected one for each process; start fewer, or give --device");
   return str_cat("cuda:", local_rank);
+}
+
+double peak_memory_mb(c10::Device device) {
+  if (!device.is_cpu()) {
+    const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+    const auto total = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    return static_cast<double>(stats.allocated_bytes[total].peak) / 1e6;
+  }
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    double kib = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %lf", &kib) == 1) return kib * 1024 / 1e6;
+  }
+  return 0;
 }
 
 c10::ScalarType parse_precision(const std::string& text) {

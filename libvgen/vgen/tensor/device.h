@@ -27,6 +27,10 @@ std::string precision_name(c10::ScalarType dtype);
 /// The words that parse_precision takes, for --help and configs.
 inline constexpr const char* kPrecisionNames[] = {"fp32", "bf16", "fp16"};
 
+/// The most that this process has used so far: on CUDA the bytes of tensors on that device, on the
+/// CPU the resident memory (0 where the system does not tell). 1e6 bytes.
+double peak_memory_mb(c10::Device device);
+
 /// Threads of LibTorch's operators. 0 = one per core that this process may run on (its affinity
 /// mask, not the machine's cores). Returns the number set.
 int set_num_threads(int num_threads);

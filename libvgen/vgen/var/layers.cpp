@@ -2,10 +2,13 @@
 
 #include <torch/torch.h>
 
+#include "vgen/tensor/deferred_init.h"
+
 namespace vgen::var {
 
 LinearImpl::LinearImpl(int64_t in, int64_t out, c10::Device device, bool use_bias) {
   weight = register_parameter("weight", torch::empty({out, in}, device));
+  defer_weight(weight);
   if (use_bias) bias = register_parameter("bias", torch::empty({out}, device));
 }
 
@@ -15,6 +18,7 @@ torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
 
 EmbeddingImpl::EmbeddingImpl(int64_t rows, int64_t width, c10::Device device) {
   weight = register_parameter("weight", torch::empty({rows, width}, device));
+  defer_weight(weight);
 }
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& index) const {

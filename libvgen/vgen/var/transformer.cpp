@@ -9,6 +9,7 @@
 #include "vgen/nn/skip_init.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/tensor/block.h"
+#include "vgen/tensor/deferred_init.h"
 
 namespace vgen::var {
 
@@ -35,7 +36,18 @@ c10::ScalarType compute_dtype(c10::Device device) {
 }
 
 // Normal, cut at +-2: at the published widths that is 60 standard deviations and more.
-void draw_normal(torch::Tensor& weight, double std) { weight.normal_(0, std).clamp_(-2, 2); }
+void draw_normal(const torch::Tensor& weight, double std) {
+  draw_weight(weight, [std](const torch::Tensor& values, const auto& random) {
+    values.normal_(0, std, random).clamp_(-2, 2);
+  });
+}
+
+// Rows of a weight from `begin` on, times a factor.
+void scale_rows(const torch::Tensor& weight, double factor, int64_t begin = 0,
+                std::optional<int64_t> end = {}) {
+  change_weight(weight,
+                [=](const torch::Tensor& values) { values.slice(0, begin, end).mul_(factor); });
+}
 
 }  // namespace
 
@@ -139,18 +151,18 @@ void VarTransformerImpl::initialise() {
 
   // The first logits are nearly even, the first gates nearly shut. The shared projection is left as
   // it is.
-  head_->weight.mul_(config_.init_head);
+  scale_rows(head_->weight, config_.init_head);
   const double branch_scale = 1 / std::sqrt(2.0 * static_cast<double>(config_.depth));
   for (auto& item : named_parameters()) {
     const std::string& name = item.key();
     torch::Tensor& weight = item.value();
     if (name.ends_with("attn.proj.weight") || name.ends_with("ffn.fc2.weight")) {
-      weight.mul_(branch_scale);
+      scale_rows(weight, branch_scale);
     } else if (name == "head_nm.ada_lin.1.weight") {
-      weight.mul_(config_.init_adaln);
+      scale_rows(weight, config_.init_adaln);
     } else if (name.ends_with(".ada_lin.1.weight")) {  // of a block; rows: gates first
-      weight.slice(0, 0, 2 * config_.width()).mul_(config_.init_adaln_gamma);
-      weight.slice(0, 2 * config_.width()).mul_(config_.init_adaln);
+      scale_rows(weight, config_.init_adaln_gamma, 0, 2 * config_.width());
+      scale_rows(weight, config_.init_adaln, 2 * config_.width());
     } else if (name.ends_with(".ada_gss")) {
       weight.normal_(0, 1 / std::sqrt(width));
       weight.slice(2, 0, 2).mul_(config_.init_adaln_gamma);

@@ -68,8 +68,9 @@ TORCH_MODULE(HeadNorm);
 
 class VarTransformerImpl : public torch::nn::Module {
  public:
-  /// Weights are drawn from LibTorch's default generator, but under nn::SkipInit. kMeta: names and
-  /// shapes alone. Throws Error(kInvalidArgument) for a config that VarConfig::validate refuses.
+  /// Weights are drawn from LibTorch's default generator, but under nn::SkipInit; those of matrices
+  /// may be deferred (tensor/deferred_init.h). kMeta: names and shapes alone. Throws
+  /// Error(kInvalidArgument) for a config that VarConfig::validate refuses.
   explicit VarTransformerImpl(const VarConfig& config, c10::Device device = c10::kCPU);
 
   /// Logits of the codes of scales 0 to last_scale (-1 = all): (B, l, V), float32; position i is
