@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -11,6 +12,7 @@
 #include "vgen/core/error.h"
 #include "vgen/dist/detail/backends.h"
 #include "vgen/dist/detail/meet.h"
+#include "vgen/dist/detail/pulse.h"
 
 namespace vgen::dist {
 
@@ -20,8 +22,13 @@ using detail::StorePtr;
 using detail::text_of;
 using Clock = std::chrono::steady_clock;
 
-// How long a rank whose collective failed waits to hear why the others ended.
+// How long a rank whose collective failed waits to hear from the others.
 constexpr int64_t kBlameTimeMs = 3000;
+// A rank that waits for a text of another looks this often whether that one is still there, and
+// calls it gone after so long without a sign: longer, as this ends the run.
+constexpr std::chrono::milliseconds kLookEvery{2000};
+constexpr int64_t kGoneTimeMs = 5000;
+constexpr std::chrono::milliseconds kLongestPause{50};  // between two questions for the text
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -84,7 +91,9 @@ void Pending::wait() {
 
 Group::Group(StorePtr store, int64_t rank, int64_t size)
     : store_(std::move(store)), rank_(rank), size_(size), device_(c10::kCPU) {}
-Group::~Group() = default;
+Group::~Group() {
+  if (world_ != nullptr) std::erase(world_->parts_, this);
+}
 
 std::unique_ptr<Group> Group::alone() { return std::unique_ptr<Group>(new Group({}, 0, 1)); }
 
@@ -101,18 +110,21 @@ std::unique_ptr<Group> Group::join(const Launch& launch, const std::string& iden
   group->interface_ = launch.interface;
   group->timeout_ms_ = timeout_ms;
   group->device_ = device;
+  group->pulse_ = std::make_unique<detail::Pulse>(*group->store_, rank);
   group->connect("world");
   return group;
 }
 
 std::unique_ptr<Group> Group::join(StorePtr store, int64_t rank, int64_t size, int64_t timeout_ms,
-                                   const std::string& identity) {
+                                   const std::string& identity, c10::DeviceType device) {
   if (size == 1) return alone();
   auto meeting = meet(store, rank, size, identity, timeout_ms);
   std::unique_ptr<Group> group(new Group(std::move(meeting.store), rank, size));
   group->hosts_ = std::move(meeting.hosts);
   group->address_ = "127.0.0.1";
+  group->device_ = device;
   group->timeout_ms_ = timeout_ms;
+  group->pulse_ = std::make_unique<detail::Pulse>(*group->store_, rank);
   group->connect("world");
   return group;
 }
@@ -154,6 +166,7 @@ std::unique_ptr<Group> Group::split(int64_t color) {
   part->timeout_ms_ = timeout_ms_;
   part->device_ = device_;
   part->world_ = this;
+  parts_.push_back(part.get());
   part->connect(prefix);
   return part;
 }
@@ -171,6 +184,11 @@ Pending Group::start(const std::string& what, const at::Tensor& given,
   }
 }
 
+void Group::add_traffic(const Traffic& more) {
+  traffic_.bytes += more.bytes;
+  traffic_.wait_seconds += more.wait_seconds;
+}
+
 Pending Group::start_all_reduce_sum(const at::Tensor& tensor) {
   if (size_ == 1) return {};
   std::vector<at::Tensor> tensors{tensor};
@@ -184,7 +202,7 @@ Pending Group::start_all_gather(const at::Tensor& out, const at::Tensor& in) {
     if (out.data_ptr() != in.data_ptr()) out.view(-1).copy_(in.view(-1));
     return {};
   }
-  at::Tensor whole = out, part = in;
+  at::Tensor whole = out.view(-1), part = in.view(-1);  // Gloo compares the shapes
   return start("gathering", in, {out, in},
                [&] { return process_group_->_allgather_base(whole, part); });
 }
@@ -195,7 +213,7 @@ Pending Group::start_reduce_scatter_sum(const at::Tensor& out, const at::Tensor&
     if (out.data_ptr() != in.data_ptr()) out.view(-1).copy_(in.view(-1));
     return {};
   }
-  at::Tensor part = out, whole = in;
+  at::Tensor part = out.view(-1), whole = in.view(-1);
   return start("sum and scatter", in, {out, in},
                [&] { return process_group_->_reduce_scatter_base(part, whole); });
 }
@@ -212,7 +230,7 @@ void Group::broadcast(const at::Tensor& tensor, int64_t root) {
 
 void Group::all_reduce_sum(const at::Tensor& tensor) { start_all_reduce_sum(tensor).wait(); }
 
-void Group::barrier() { all_reduce_sum(at::zeros({1}, at::TensorOptions().device(device_))); }
+void Group::barrier() { all_reduce_sum(at::zeros({1})); }
 
 std::vector<std::string> Group::all_gather_text(const std::string& text) {
   if (size_ == 1) return {text};
@@ -222,7 +240,7 @@ std::vector<std::string> Group::all_gather_text(const std::string& text) {
     store_->set(key(what, rank_), text);
     for (int64_t rank = 0; rank < size_; ++rank) {
       const std::string name = key(what, rank);
-      store_->wait({name}, std::chrono::milliseconds(timeout_ms_));
+      wait_for(name, rank);
       texts.push_back(text_of(*store_, name));
     }
   } catch (const std::exception& error) {
@@ -231,23 +249,53 @@ std::vector<std::string> Group::all_gather_text(const std::string& text) {
   return texts;
 }
 
+// Not by the store's own wait, which does not notice that the rank has ended. The pulses are the
+// world's.
+void Group::wait_for(const std::string& name, int64_t rank) {
+  const auto begin = Clock::now();
+  auto next_look = begin + kLookEvery;
+  std::chrono::milliseconds pause{1};
+  while (!store_->check({name})) {
+    require(Clock::now() - begin < std::chrono::milliseconds(timeout_ms_), ErrorCode::kUnavailable,
+            "nothing from rank ", rank, " in ", timeout_ms_ / 1000, " s");
+    if (world_ == nullptr && Clock::now() >= next_look) {
+      require(!store_->check({key("error", rank)}), ErrorCode::kUnavailable, "rank ", rank,
+              " has failed");
+      require(detail::without_pulse(*store_, {rank}, kGoneTimeMs).empty(), ErrorCode::kUnavailable,
+              "rank ", rank, " is gone");
+      next_look = Clock::now() + kLookEvery;
+    }
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, kLongestPause);
+  }
+}
+
 void Group::fail(const std::string& what, const std::string& why) {
   if (world_ != nullptr) world_->fail(what, why);
   std::string reasons;
+  const auto named = [&](int64_t rank) {
+    return str_cat("rank ", rank, " (", hosts_[static_cast<size_t>(rank)], ")");
+  };
   try {
-    // Whoever is alive fails as well, and says so: who keeps silent is at fault.
-    store_->set(key("failed", rank_), first_line(why));
-    const auto silent = detail::missing_after(*store_, "failed", size_, kBlameTimeMs);
+    store_->set(key("failed", rank_), "");
+    std::vector<int64_t> others;
+    for (int64_t rank = 0; rank < size_; ++rank) {
+      if (rank != rank_) others.push_back(rank);
+    }
+    const auto gone = detail::without_pulse(*store_, others, kBlameTimeMs);
     for (int64_t rank = 0; rank < size_; ++rank) {
       if (!store_->check({key("error", rank)})) continue;
-      reasons += str_cat("; rank ", rank, " (", hosts_[static_cast<size_t>(rank)],
-                         "): ", text_of(*store_, key("error", rank)));
+      reasons += str_cat("; ", named(rank), ": ", text_of(*store_, key("error", rank)));
     }
-    // Where a reason is known, those who are silent may just wait for the rank that gave it.
+    // Where a reason is known, those who are gone may just have ended because of it.
     if (reasons.empty()) {
-      for (const int64_t rank : silent) {
-        reasons +=
-            str_cat("; no word from rank ", rank, " (", hosts_[static_cast<size_t>(rank)], ")");
+      for (const int64_t rank : gone) reasons += str_cat("; no word from ", named(rank));
+    }
+    if (reasons.empty()) {
+      for (const int64_t rank : detail::missing_after(*store_, "failed", size_, kBlameTimeMs)) {
+        reasons += str_cat("; ", named(rank),
+                           " is alive, but did not come: it is stuck, or slower "
+                           "than parallel.timeout_s allows");
       }
     }
   } catch (const std::exception&) {
@@ -268,8 +316,10 @@ void Group::report_failure(const std::string& message) noexcept {
 }
 
 void Group::abandon() noexcept {
+  for (Group* part : parts_) part->abandon();
   // Its destructor would wait for what is under way.
   if (process_group_) (void)process_group_.release();
+  if (pulse_) pulse_->abandon();
 }
 
 }  // namespace vgen::dist

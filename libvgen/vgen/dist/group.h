@@ -24,6 +24,9 @@ class Work;
 namespace vgen::dist {
 
 class Group;
+namespace detail {
+class Pulse;
+}
 
 /// A collective under way. Its tensors belong to it until wait() has returned.
 class Pending {
@@ -60,10 +63,11 @@ class Group {
   /// ranks that did not arrive within the time, or (kInvalidArgument) with those that differ.
   static std::unique_ptr<Group> join(const Launch& launch, const std::string& identity,
                                      int64_t timeout_ms, c10::DeviceType device);
-  /// Of ranks that share a store: threads of one process, in tests. CPU only.
+  /// Of ranks that share a store: threads of one process, in tests.
   static std::unique_ptr<Group> join(c10::intrusive_ptr<c10d::Store> store, int64_t rank,
                                      int64_t size, int64_t timeout_ms,
-                                     const std::string& identity = "");
+                                     const std::string& identity = "",
+                                     c10::DeviceType device = c10::kCPU);
   /// One process: every collective is the identity.
   static std::unique_ptr<Group> alone();
   ~Group();
@@ -77,6 +81,7 @@ class Group {
 
   void broadcast(const at::Tensor& tensor, int64_t root = 0);
   void all_reduce_sum(const at::Tensor& tensor);
+  /// Of the processes, not of what their devices still have to do.
   void barrier();
   /// The text of every rank, in their order.
   std::vector<std::string> all_gather_text(const std::string& text);
@@ -89,12 +94,16 @@ class Group {
   Pending start_reduce_scatter_sum(const at::Tensor& out, const at::Tensor& in);
 
   const Traffic& traffic() const { return traffic_; }
+  /// Adds what was moved beside the calls above.
+  void add_traffic(const Traffic& more);
 
-  /// Throws Error(kUnavailable): `what` failed because of `why`, and which rank is at fault.
+  /// Throws Error(kUnavailable): `what` failed because of `why`, and which rank is at fault: what
+  /// ranks have reported; else those that are gone; else those that are alive and did not come.
   [[noreturn]] void fail(const std::string& what, const std::string& why);
   /// Tells the others why this rank ends, so that their errors name it. Never throws.
   void report_failure(const std::string& message) noexcept;
-  /// After a failure: lets go of the connections without waiting for what is still under way.
+  /// After a failure: this group and the parts of it that live let go of their connections without
+  /// waiting for what is still under way.
   void abandon() noexcept;
 
   /// For c10d's own reducer.
@@ -104,6 +113,7 @@ class Group {
   friend class Pending;
   Group(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size);
   void connect(const std::string& name);
+  void wait_for(const std::string& name, int64_t rank);
   Pending start(const std::string& what, const at::Tensor& given, std::vector<at::Tensor> tensors,
                 const std::function<c10::intrusive_ptr<c10d::Work>()>& call);
 
@@ -114,9 +124,11 @@ class Group {
   int64_t num_splits_ = 0;
   int64_t num_texts_ = 0;
   c10::DeviceType device_;
-  std::vector<std::string> hosts_;   ///< of each rank, for messages
-  std::string address_, interface_;  ///< of this host, towards the others
-  Group* world_ = nullptr;           ///< of a part: where it was split from
+  std::vector<std::string> hosts_;        ///< of each rank, for messages
+  std::string address_, interface_;       ///< of this host, towards the others
+  Group* world_ = nullptr;                ///< of a part: where it was split from
+  std::vector<Group*> parts_;             ///< that were split from this one, and live
+  std::unique_ptr<detail::Pulse> pulse_;  ///< of the world
   c10::intrusive_ptr<c10d::ProcessGroup> process_group_;
   Traffic traffic_;
 };

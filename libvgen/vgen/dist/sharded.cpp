@@ -83,6 +83,8 @@ Sharded::Sharded(const Options& options, std::unique_ptr<Group> all)
     spread_->copy = copy_part_.get();
   }
   spread_->peers = peer_part_.get();
+  float32_spread_ = std::make_unique<detail::Spread>(*spread_);
+  float32_spread_->param_dtype = c10::kFloat;
 }
 
 Sharded::~Sharded() = default;
@@ -122,8 +124,10 @@ Sharded::Phase Sharded::make_phase(size_t index, const PhaseModel& model) {
       places.push_back(i);
     }
     if (places.empty()) continue;
+    const bool is_float32 = b == root || model.is_float32;
+    const detail::Spread& spread = is_float32 ? *float32_spread_ : *spread_;
     phase.blocks.push_back(
-        std::unique_ptr<Block>(new Block{.unit = Unit(*spread_, *row_bytes_, names, parameters),
+        std::unique_ptr<Block>(new Block{.unit = Unit(spread, *row_bytes_, names, parameters),
                                          .phase = index,
                                          .is_root = b == root}));
     const Unit& unit = phase.blocks.back()->unit;
@@ -184,7 +188,8 @@ void Sharded::free_blocks() {
 
 // What runs next is no continuation.
 void Sharded::forget_pass() {
-  if (current_ != nullptr) current_->unit.free();
+  for (Block* block : window_) block->unit.free();
+  window_.clear();
   current_ = nullptr;
   last_visit_.reset();
 }
@@ -212,18 +217,31 @@ at::Tensor Sharded::run(const torch::nn::Module& module, const std::vector<at::T
 }
 
 void Sharded::enter(Block& block) {
-  if (current_ != nullptr && current_ != &block) {
-    current_->next = &block;
-    current_->unit.free();
-  }
+  if (current_ != nullptr && current_ != &block) current_->next = &block;
   current_ = &block;
-  block.unit.start_gather();
+  std::vector<Block*> wanted{&block};
   Block* ahead = block.next;
   for (int64_t i = 0; i < options_.prefetch_blocks && ahead != nullptr; ++i) {
-    ahead->unit.start_gather();
+    wanted.push_back(ahead);
     ahead = ahead->next;
   }
-  block.unit.wait();
+  gather(std::move(wanted));
+}
+
+// The first of `wanted` is waited for. What was wanted before and is not now goes first, also what
+// was gathered ahead in vain: no more than these are ever there.
+void Sharded::gather(std::vector<Block*> wanted) {
+  for (Block* block : window_) {
+    if (std::ranges::find(wanted, block) == wanted.end()) block->unit.free();
+  }
+  window_ = std::move(wanted);
+  for (Block* block : window_) block->unit.start_gather();
+  int64_t num_gathered = 0;
+  for_each_block([&](const Block& block) {
+    num_gathered += !block.is_root && block.unit.is_gathered() ? 1 : 0;
+  });
+  gathered_blocks_ = std::max(gathered_blocks_, num_gathered);
+  window_.front()->unit.wait();
 }
 
 // --- backward ---
@@ -243,13 +261,13 @@ void Sharded::backward(size_t index, const at::Tensor& loss, bool sync_gradients
 
 // The gradient of a block's result is there.
 void Sharded::open(const Visit& visit) {
-  visit.block->unit.start_gather();
+  std::vector<Block*> wanted{visit.block};
   const Visit* ahead = visit.before.get();
   for (int64_t i = 0; i < options_.prefetch_blocks && ahead != nullptr; ++i) {
-    ahead->block->unit.start_gather();
+    wanted.push_back(ahead->block);
     ahead = ahead->before.get();
   }
-  visit.block->unit.wait();
+  gather(std::move(wanted));
 }
 
 // All gradients of one forward pass of a block are there.
@@ -340,6 +358,12 @@ at::Tensor Sharded::clip_grad_norm(size_t index, double max_norm) {
   return norm;
 }
 
+void Sharded::take_over(size_t index) {
+  for (const auto& block : phases_[index].blocks) {
+    if (block->is_root) block->unit.take_over();
+  }
+}
+
 void Sharded::updated(size_t index) {
   for (const auto& block : phases_[index].blocks) {
     block->unit.drop_gradients();
@@ -358,7 +382,9 @@ std::shared_ptr<void> Sharded::whole() {
 }
 
 MemoryUse Sharded::memory_use() const {
-  MemoryUse use{.gradients = gradient_bytes_, .gathered_peak = row_bytes_->peak};
+  MemoryUse use{.gradients = gradient_bytes_,
+                .gathered_peak = row_bytes_->peak,
+                .gathered_blocks = gathered_blocks_};
   for_each_block([&](const Block& block) { use.parameters += block.unit.weight_bytes(); });
   return use;
 }

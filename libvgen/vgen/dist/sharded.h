@@ -11,14 +11,15 @@
 // A block of PhaseModel::blocks and what lies outside of all blocks of a phase are the units. Each
 // is one row of numbers (detail/unit.h), cut in as many parts as ranks share a copy. Parameters of
 // the model become contiguous views of that row, also those that were laid out channels-last, in
-// the compute dtype; begin of a ParameterPart counts in that logical order.
+// blocks in the compute dtype; begin of a ParameterPart counts in that logical order.
 //
 // Forward: a block is gathered, the next ones (as the last pass had them) are under way meanwhile,
 // and it is freed when the next one runs; the last one stays for the backward pass. Backward: a
 // block is gathered when the gradient of its result arrives, the one before it is under way, and
-// when its backward pass is done it is freed and its gradients start on their way. At most two
-// sums are under way. Every rank runs the same blocks in the same order; blocks are not nested.
-// Blocks that hold no parameter of a phase only compute.
+// when its backward pass is done it is freed and its gradients start on their way. No more than
+// 1 + prefetch_blocks blocks are gathered at a time, and at most two sums are under way. Every rank
+// runs the same blocks in the same order; blocks are not nested. Blocks that hold no parameter of a
+// phase only compute.
 //
 // Micro-batches without sync: fsdp and hsdp sum every one into the float32 gradient of their part
 // (so that no rank holds whole gradients), zero1 lets them add up and sums once. A parameter that
@@ -42,9 +43,10 @@ struct Spread;
 
 /// Of this rank, in bytes.
 struct MemoryUse {
-  int64_t parameters = 0;     ///< weights that stay: the parts; zero1: the whole
-  int64_t gradients = 0;      ///< of the parts, at most
-  int64_t gathered_peak = 0;  ///< weights gathered for a while and gradients under way, at most
+  int64_t parameters = 0;       ///< weights that stay: the parts; zero1: the whole
+  int64_t gradients = 0;        ///< of the parts, at most
+  int64_t gathered_peak = 0;    ///< weights gathered for a while and gradients under way, at most
+  int64_t gathered_blocks = 0;  ///< a number: of those in a pass at the same time, at most
 };
 
 class Sharded : public Strategy, private BlockRunner {
@@ -68,8 +70,9 @@ class Sharded : public Strategy, private BlockRunner {
   void end() override;
   void backward(size_t phase, const at::Tensor& loss, bool sync_gradients) override;
   at::Tensor clip_grad_norm(size_t phase, double max_norm) override;
+  void take_over(size_t phase) override;
   void updated(size_t phase) override;
-  /// Values are those of the parts, rounded to the compute dtype.
+  /// Values are those of the parts, in blocks rounded to the compute dtype.
   std::shared_ptr<void> whole() override;
   bool is_sharded() const override { return true; }
   Traffic traffic() const override;
@@ -85,6 +88,7 @@ class Sharded : public Strategy, private BlockRunner {
                  const BlockForward& forward) override;
   Phase make_phase(size_t index, const PhaseModel& model);
   void enter(Block& block);
+  void gather(std::vector<Block*> wanted);
   void open(const Visit& visit);
   void close(const Visit& visit);
   bool is_summing(const Block& block) const;
@@ -99,18 +103,19 @@ class Sharded : public Strategy, private BlockRunner {
 
   Options options_;
   std::unique_ptr<Group> copy_part_, peer_part_;  // of the world
-  std::unique_ptr<detail::Spread> spread_;
+  std::unique_ptr<detail::Spread> spread_, float32_spread_;
   std::unique_ptr<detail::RowBytes> row_bytes_;
   std::vector<Phase> phases_;
   std::unordered_map<const torch::nn::Module*, Block*> blocks_;
   bool has_begun_ = false;
   Block* current_ = nullptr;           // the one that ran last
+  std::vector<Block*> window_;         // gathered for the pass under way: that one and those ahead
   std::shared_ptr<Visit> last_visit_;  // of the forward pass under way
   // The backward pass under way.
   Phase* differentiated_ = nullptr;
   bool is_last_micro_batch_ = false;
   std::vector<detail::Reduction> scatters_, sums_;  // the oldest first
-  int64_t gradient_bytes_ = 0;
+  int64_t gradient_bytes_ = 0, gathered_blocks_ = 0;
 };
 
 /// For zero1, fsdp and hsdp. compute_dtype: what param_dtype `auto` is. Collective. Throws

@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <chrono>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include "vgen/core/error.h"
@@ -89,8 +91,10 @@ class DataParallel : public Replicated {
     try {
       // A parameter may be without a gradient in some steps (a discriminator that has not begun):
       // found in the graph of the loss.
+      const auto begin = std::chrono::steady_clock::now();
       if (sync_gradients) reducer(phase).prepare_for_backward({loss});
       loss.backward();
+      if (sync_gradients) count_traffic(phase, std::chrono::steady_clock::now() - begin);
     } catch (const c10::DistError& error) {
       group().fail("averaging gradients", error.what());
     } catch (const c10::Error&) {
@@ -104,6 +108,17 @@ class DataParallel : public Replicated {
   struct NoWarnings : c10::WarningHandler {
     void process(const c10::Warning& /*warning*/) override {}
   };
+
+  // The reducer sums what is ready while the pass goes on; behind the last gradient it waits.
+  void count_traffic(size_t phase, std::chrono::duration<double> backward) {
+    const std::vector<int64_t> ready_ns = reducer(phase).get_backward_stats();
+    const double last = 1e-9 * static_cast<double>(*std::ranges::max_element(ready_ns));
+    Traffic traffic{.wait_seconds = std::max(0.0, backward.count() - last)};
+    for (const at::Tensor& parameter : phases_[phase].parameters) {
+      traffic.bytes += static_cast<int64_t>(parameter.nbytes());
+    }
+    group().add_traffic(traffic);
+  }
 
   // Made when the phase is first differentiated: only then do its parameters want gradients.
   c10d::Reducer& reducer(size_t phase) {

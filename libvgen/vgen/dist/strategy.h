@@ -29,7 +29,8 @@ struct ParallelConfig {           // YAML section `parallel:`
   int64_t shard_ranks = 0;        ///< hsdp: ranks that share one copy; 0 = those of a host
   double bucket_mb = 25;          ///< ddp: gradients that are averaged in one go
   /// fsdp, hsdp: dtype in which blocks are gathered and compute; auto = the run's precision. The
-  /// parts that the optimizer updates are fp32 in any case.
+  /// blocks of tokenizers, what lies outside of blocks and the parts that the optimizer updates are
+  /// fp32 in any case.
   std::string param_dtype = "auto";
   std::string reduce_dtype = "fp32";      ///< zero1, fsdp, hsdp: in which gradients are summed
   int64_t prefetch_blocks = 1;            ///< fsdp, hsdp: gathered ahead of the one that computes
@@ -53,6 +54,7 @@ struct PhaseModel {
   std::vector<std::string> names;
   std::vector<at::Tensor> parameters;
   std::vector<std::shared_ptr<torch::nn::Module>> blocks;  ///< as the model runs them
+  bool is_float32 = false;  ///< blocks need float32 weights, whatever param_dtype is
 };
 
 /// What this rank updates of a parameter: `values` are the elements from `begin` on of the
@@ -98,6 +100,10 @@ class Strategy {
   /// without a gradient count as zero). Scales the gradients by max_norm / (norm + 1e-6) if that is
   /// below 1, as torch.nn.utils.clip_grad_norm_ does; max_norm 0 measures only.
   virtual at::Tensor clip_grad_norm(size_t phase, double max_norm) = 0;
+
+  /// After the model itself has written to parameters of a phase that are in no block, between
+  /// begin() and end() and before backward(), the same values on every rank: the parts follow.
+  virtual void take_over(size_t /*phase*/) {}
 
   /// After the optimizer has changed the parts of a phase.
   virtual void updated(size_t phase) = 0;

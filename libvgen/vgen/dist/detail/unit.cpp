@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "vgen/tensor/deferred_init.h"
+
 namespace vgen::dist::detail {
 
 namespace {
@@ -41,10 +43,10 @@ Unit::Unit(const Spread& spread, RowBytes& row_bytes, const std::vector<std::str
   const auto options = parameters_[0].options().dtype(at::kFloat).requires_grad(false);
   const at::Tensor whole = at::zeros({part_size_ * spread_.copy->size()}, options);
   for (size_t i = 0; i < parameters_.size() && spread_.world->rank() == 0; ++i) {
-    slice(whole, i).copy_(parameters_[i]);
+    copy_weight(parameters_[i], slice(whole, i));
   }
   spread_.world->broadcast(whole);
-  row_ = spread_.is_resident ? whole : at::empty_like(whole, spread_.param_dtype);
+  row_ = spread_.is_resident ? whole : row_without_memory(whole);
   weights_ = spread_.is_resident ? own(whole) : own(whole).clone();
   for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].set_data(slice(row_, i));
   is_gathered_ = spread_.is_resident;
@@ -86,6 +88,15 @@ at::Tensor Unit::slice(const at::Tensor& row, size_t i) const {
   return row.narrow(0, offsets_[i], parameters_[i].numel()).view(parameters_[i].sizes());
 }
 
+// Says that it has memory until reset(), so that views of it can be made.
+at::Tensor Unit::row_without_memory(const at::Tensor& like) const {
+  const at::Tensor row = at::empty({0}, like.options().dtype(spread_.param_dtype));
+  const auto bytes = static_cast<size_t>(like.numel()) * row.itemsize();
+  row.storage().unsafeGetStorageImpl()->set_nbytes(bytes);
+  row.unsafeGetTensorImpl()->set_sizes_contiguous(like.sizes());
+  return row;
+}
+
 void Unit::take_memory() {
   c10::StorageImpl& storage = *row_.storage().unsafeGetStorageImpl();
   if (storage.nbytes() > 0) return;
@@ -121,6 +132,14 @@ void Unit::free() {
 
 void Unit::unpin() {
   if (--pins_ == 0) free();
+}
+
+void Unit::take_over() {
+  if (spread_.is_resident) return;  // the part is the row's memory
+  TORCH_INTERNAL_ASSERT(is_gathered_ && spread_.param_dtype == c10::kFloat);
+  const at::NoGradGuard no_grad;
+  wait();
+  weights_.copy_(own(row_));
 }
 
 void Unit::mark_changed() {

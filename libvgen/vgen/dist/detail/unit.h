@@ -51,7 +51,7 @@ struct Reduction {
 class Unit {
  public:
   /// Rank 0's values become those of all: collective over the world. `spread` and `row_bytes`
-  /// outlive this; the parameters are float32 and on one device.
+  /// outlive this; the parameters are float32, maybe deferred, and on one device.
   Unit(const Spread& spread, RowBytes& row_bytes, const std::vector<std::string>& names,
        std::vector<at::Tensor> parameters);
 
@@ -65,11 +65,14 @@ class Unit {
   void start_gather();
   /// Until a gather that was started has ended.
   void wait() { gather_.wait(); }
+  bool is_gathered() const { return is_gathered_; }  ///< or about to be
   /// Gives the memory back, unless the unit is pinned or resident.
   void free();
   /// Pinned (any number of times), the unit is not freed.
   void pin() { ++pins_; }
   void unpin();
+  /// The part becomes what the gathered row, which is float32, has there now.
+  void take_over();
   /// After an update of the parts: what was gathered is old, what was derived of it as well.
   void mark_changed();
 
@@ -102,6 +105,7 @@ class Unit {
   at::Tensor slice(const at::Tensor& row, size_t i) const;
   void lay_out();
   void make_parts(const std::vector<std::string>& names);
+  at::Tensor row_without_memory(const at::Tensor& like) const;
   void take_memory();
   void give_memory_back();
 
