@@ -139,6 +139,7 @@ TEST_CASE("conv2d: every way of changing the weight is seen", "[nn]") {
   const torch::NoGradGuard no_grad;
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     Conv2d conv(conv3x3(32, 32));
+    conv->eval();  // only then is anything kept
     const auto x = torch::randn({1, 32, 8, 8}).to(dtype).contiguous(kLast);
     const auto check = [&](const char* what) {
       INFO(what);

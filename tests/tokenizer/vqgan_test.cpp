@@ -2,11 +2,14 @@
 
 #include "vgen/tokenizer/vqgan.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <map>
 
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "tokenizer/golden_weights.h"
+#include "vgen/dist/activation_checkpoint.h"
 
 namespace vgen::tokenizer {
 namespace {
@@ -162,6 +165,46 @@ TEST_CASE("vqgan: gradients pass the quantizer and reach every parameter", "[tok
     CHECK(item.value().grad().isfinite().all().item<bool>());
   }
   CHECK(model->encoder->named_parameters()["conv_in.weight"].grad().abs().max().item<float>() > 0);
+}
+
+/// Checkpoints blocks and notes them.
+class Recorder : public dist::CheckpointRunner {
+ public:
+  at::Tensor run(const torch::nn::Module& block, const std::vector<at::Tensor>& inputs,
+                 const BlockForward& forward) override {
+    blocks.push_back(&block);
+    return dist::CheckpointRunner::run(block, inputs, forward);
+  }
+  std::vector<const torch::nn::Module*> blocks;
+};
+
+TEST_CASE("vqgan: the same gradients from blocks that compute twice", "[tokenizer]") {
+  VqganConfig config = tiny_config();
+  config.dropout_p = 0.2;
+  const torch::Tensor image_B3HW = torch::rand({2, 3, 16, 16}) * 2 - 1;
+  Recorder recorder;
+  const auto gradients = [&](BlockRunner* runner) {
+    torch::manual_seed(1);
+    Vqgan model(config);
+    const BlockRunnerGuard guard(runner);
+    const auto output = model->forward(image_B3HW);
+    (output.image_B3HW.square().mean() + output.quantized.losses.commit_loss).backward();
+    if (runner != nullptr) {
+      const auto blocks = model->blocks();
+      CHECK(blocks.size() == 6);  // two levels and a middle each
+      const auto is_same = [](const auto& block, const auto* ran) { return block.get() == ran; };
+      CHECK(std::ranges::equal(blocks, recorder.blocks, is_same));
+    }
+    std::map<std::string, torch::Tensor> result;
+    for (const auto& item : model->named_parameters()) result[item.key()] = item.value().grad();
+    return result;
+  };
+  const auto expected = gradients(nullptr);
+  for (const auto& [name, gradient] : gradients(&recorder)) {
+    INFO(name);
+    REQUIRE(gradient.defined() == expected.at(name).defined());
+    if (gradient.defined()) CHECK_THAT(gradient, AllClose(expected.at(name), test::kFloat32));
+  }
 }
 
 TEST_CASE("vqgan: bf16 stays near fp32", "[tokenizer]") {

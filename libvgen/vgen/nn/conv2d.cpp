@@ -267,17 +267,20 @@ Conv2dImpl::Conv2dImpl(const Conv2dOptions& options)
   }
 }
 
+bool Conv2dImpl::is_weight_kept() const {
+  return !weight.requires_grad() || (!torch::GradMode::is_enabled() && !is_training());
+}
+
 torch::Tensor Conv2dImpl::forward_with(const torch::Tensor& x_BCHW, const Conv2dExtras& extras) {
   const bool is_fused =
       x_BCHW.is_cpu() && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
       (x_BCHW.scalar_type() == torch::kFloat32 || x_BCHW.scalar_type() == torch::kBFloat16);
   if (!is_fused) return forward_composed(x_BCHW, extras);
-  const bool is_training = torch::GradMode::is_enabled() && weight.requires_grad();
   const ConvFunction::Settings settings{
       .conv = {.options = options_,
                .weight = weight.detach(),
                .bias_O = bias.defined() ? bias.detach() : bias,
-               .cache = is_training ? nullptr : cache_.get(),
+               .cache = is_weight_kept() ? cache_.get() : nullptr,
                .is_upsampled = extras.is_upsampled},
       .groups = extras.norm_silu == nullptr ? 0 : extras.norm_silu->groups(),
       .eps = extras.norm_silu == nullptr ? 0 : extras.norm_silu->eps(),
@@ -319,8 +322,7 @@ torch::Tensor Conv2dImpl::forward_composed(const torch::Tensor& x_BCHW,
   if (options_.is_padded_at_end) input_BCHW = at::constant_pad_nd(input_BCHW, {0, 1, 0, 1});
   const auto dtype = x_BCHW.scalar_type();
   const auto cast = [dtype](const torch::Tensor& w) { return w.to(dtype); };
-  const bool is_kept = !torch::GradMode::is_enabled() || !weight.requires_grad();
-  const torch::Tensor cast_weight = is_kept && dtype != weight.scalar_type()
+  const torch::Tensor cast_weight = is_weight_kept() && dtype != weight.scalar_type()
                                         ? cache_->get(weight, kCastSlot, cast)
                                         : cast(weight);
   const torch::Tensor y_BOHW =

@@ -56,6 +56,9 @@ class Conv2dImpl : public torch::nn::Module {
   torch::Tensor weight, bias;
 
  private:
+  /// Whether what is derived of the weight is kept. Not while it is trained: also a forward pass
+  /// without a graph, which a backward pass will repeat, would keep it until the next step.
+  bool is_weight_kept() const;
   torch::Tensor forward_composed(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
 
   Conv2dOptions options_;

@@ -49,13 +49,14 @@ void visit_fields(Visitor& v, CodebookCareConfig& c) {
 
 /// Which codes each scale uses by ema_vocab_hit_SV: bool (K, V), an average of at least `share` of
 /// B p^2 / V. The official metric (0.08) takes the finest scale's even share for all scales, which
-/// a coarse one can hardly reach; here each has its own. batch: images of a training forward.
+/// a coarse one can hardly reach; here each has its own. batch: images of a training forward, those
+/// of all ranks.
 torch::Tensor used_codes_KV(const MultiScaleQuantizerImpl& quantizer, int64_t batch, double share);
 
 /// Moves dead codes as described above; returns how many. f_BZhw: what the encoder gives for a
 /// batch, without graph; one that is not finite moves none. The averages of a moved code become an
-/// even share at the scale that it was taken from, zero elsewhere. With several ranks each would
-/// move its own: only for one.
+/// even share at the scale that it was taken from, zero elsewhere. Several ranks give all the same:
+/// the latents of their whole batch.
 int64_t reseed_codes(MultiScaleQuantizerImpl& quantizer, const torch::Tensor& f_BZhw, double below,
                      Rng rng);
 

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "vgen/core/error.h"
+#include "vgen/nn/batch_norm.h"
+#include "vgen/tensor/block.h"
 
 namespace vgen::tokenizer {
 namespace {
@@ -94,7 +96,7 @@ PatchGanImpl::PatchGanImpl(int64_t dim, int64_t num_layers) {
         dim * std::min<int64_t>(int64_t{1} << std::min<int64_t>(layer, 3), 8);
     const int64_t stride = layer < num_layers ? 2 : 1;
     main_->push_back(make_conv(channels, out_channels, 4, stride, 1, /*use_bias=*/false));
-    main_->push_back(torch::nn::BatchNorm2d(out_channels));
+    main_->push_back(nn::BatchNorm(out_channels));
     main_->push_back(leaky_relu());
     channels = out_channels;
   }
@@ -104,12 +106,18 @@ PatchGanImpl::PatchGanImpl(int64_t dim, int64_t num_layers) {
   const torch::NoGradGuard no_grad;
   for (const auto& child : main_->children()) {
     if (auto* conv = child->as<nn::Conv2d>()) conv->weight.normal_(0.0, 0.02);
-    if (auto* norm = child->as<torch::nn::BatchNorm2d>()) norm->weight.normal_(1.0, 0.02);
+    if (auto* norm = child->as<nn::BatchNorm>()) norm->weight.normal_(1.0, 0.02);
   }
 }
 
 torch::Tensor PatchGanImpl::forward(const torch::Tensor& image_B3HW) {
   return main_->forward(image_B3HW).to(torch::kFloat32);
+}
+
+void PatchGanImpl::set_ranks(nn::BatchRanks* ranks) {
+  for (const auto& child : main_->children()) {
+    if (auto* norm = child->as<nn::BatchNorm>()) norm->set_ranks(ranks);
+  }
 }
 
 StyleGanImpl::StyleGanImpl(int64_t image_size) : image_size_(image_size) {
@@ -133,8 +141,25 @@ torch::Tensor StyleGanImpl::forward(const torch::Tensor& image_B3HW) {
   require(image_B3HW.size(2) == image_size_ && image_B3HW.size(3) == image_size_,
           ErrorCode::kInvalidArgument, "stylegan discriminator: image of ", image_B3HW.size(2),
           " x ", image_B3HW.size(3), ", made for ", image_size_, " x ", image_size_);
-  const torch::Tensor h_BC44 = final_conv_->forward(blocks_->forward(image_B3HW));
+  torch::Tensor h_BCHW = image_B3HW;
+  for (torch::nn::AnyModule& stage : *blocks_) {
+    const auto forward = [&stage](const std::vector<at::Tensor>& inputs) {
+      return stage.forward(inputs[0]);
+    };
+    const auto module = stage.ptr();
+    h_BCHW = module->as<StyleGanBlock>() == nullptr ? forward({h_BCHW})
+                                                    : run_block(*module, {h_BCHW}, forward);
+  }
+  const torch::Tensor h_BC44 = final_conv_->forward(h_BCHW);
   return final_linear_->forward(h_BC44.to(torch::kFloat32).flatten(1));  // (C, H, W) order
+}
+
+std::vector<std::shared_ptr<torch::nn::Module>> StyleGanImpl::blocks() const {
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks;
+  for (const auto& child : blocks_->children()) {
+    if (child->as<StyleGanBlock>() != nullptr) blocks.push_back(child);
+  }
+  return blocks;
 }
 
 }  // namespace vgen::tokenizer

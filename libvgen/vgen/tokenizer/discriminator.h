@@ -4,8 +4,11 @@
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
+#include "vgen/nn/batch_ranks.h"
 #include "vgen/nn/conv2d.h"
 
 namespace vgen::tokenizer {
@@ -22,6 +25,10 @@ class DiscriminatorImpl : public torch::nn::Module {
  public:
   /// image_B3HW: in [-1, 1]. Returns logits, float32: high means real.
   virtual torch::Tensor forward(const torch::Tensor& image_B3HW) = 0;
+  /// Who shares its batches in training. Borrows; null: this process has all.
+  virtual void set_ranks(nn::BatchRanks* /*ranks*/) {}
+  /// What runs through run_block().
+  virtual std::vector<std::shared_ptr<torch::nn::Module>> blocks() const { return {}; }
 };
 using Discriminator = std::shared_ptr<DiscriminatorImpl>;
 
@@ -29,23 +36,26 @@ using Discriminator = std::shared_ptr<DiscriminatorImpl>;
 Discriminator make_discriminator(const DiscriminatorConfig& config);
 
 /// PatchGAN (arXiv:1611.07004): 4x4 convolutions, batch norm, leaky ReLU; one logit per patch,
-/// (B, 1, 30, 30) of 256 x 256 images. Statistics of the batch norm are those of one process.
+/// (B, 1, 30, 30) of 256 x 256 images. Statistics of the batch norm are those of all ranks (the
+/// official code: of each of its own). No blocks: who computes a batch norm again counts it twice.
 class PatchGanImpl : public DiscriminatorImpl {
  public:
   PatchGanImpl(int64_t dim, int64_t num_layers);
   torch::Tensor forward(const torch::Tensor& image_B3HW) override;
+  void set_ranks(nn::BatchRanks* ranks) override;
 
  private:
   torch::nn::Sequential main_{nullptr};
 };
 
 /// The discriminator of StyleGAN2 (arXiv:1912.04958) without equalised learning rate and without
-/// minibatch statistics. Returns (B, 1).
+/// minibatch statistics. Returns (B, 1). Its blocks: one for each resolution.
 class StyleGanImpl : public DiscriminatorImpl {
  public:
   explicit StyleGanImpl(int64_t image_size);
   /// Throws Error(kInvalidArgument) unless the images have the side given to the constructor.
   torch::Tensor forward(const torch::Tensor& image_B3HW) override;
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const override;
 
  private:
   int64_t image_size_;

@@ -1,5 +1,7 @@
 #include "vgen/tokenizer/encoder.h"
 
+#include "vgen/tensor/block.h"
+
 namespace vgen::tokenizer {
 namespace {
 
@@ -9,6 +11,15 @@ torch::nn::ModuleList as_list(const Modules& modules) {
   torch::nn::ModuleList list;
   for (const auto& module : modules) list->push_back(module);
   return list;
+}
+
+/// A level or the middle, as a block.
+template <class Stage>
+torch::Tensor run_stage(Stage& stage, torch::Tensor x_BCHW) {
+  if (!has_block_runner()) return stage(std::move(x_BCHW));  // its memory may go before the end
+  return run_block(*stage, {x_BCHW}, [impl = stage.get()](const std::vector<at::Tensor>& inputs) {
+    return impl->forward(inputs[0]);
+  });
 }
 
 }  // namespace
@@ -75,9 +86,16 @@ EncoderImpl::EncoderImpl(const CoderConfig& config) {
 
 torch::Tensor EncoderImpl::forward(const torch::Tensor& image_B3HW) {
   torch::Tensor h_BCHW = conv_in_(image_B3HW);
-  for (Level& level : levels_) h_BCHW = level(std::move(h_BCHW));
-  h_BCHW = mid_(std::move(h_BCHW));
+  for (Level& level : levels_) h_BCHW = run_stage(level, std::move(h_BCHW));
+  h_BCHW = run_stage(mid_, std::move(h_BCHW));
   return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
+}
+
+std::vector<std::shared_ptr<torch::nn::Module>> EncoderImpl::blocks() const {
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks;
+  for (const Level& level : levels_) blocks.push_back(level.ptr());
+  blocks.push_back(mid_.ptr());
+  return blocks;
 }
 
 DecoderImpl::DecoderImpl(const CoderConfig& config) {
@@ -108,9 +126,15 @@ DecoderImpl::DecoderImpl(const CoderConfig& config) {
 
 torch::Tensor DecoderImpl::forward(const torch::Tensor& z_BZhw) {
   torch::Tensor h_BCHW = conv_in_(z_BZhw);
-  h_BCHW = mid_(std::move(h_BCHW));
-  for (Level& level : levels_) h_BCHW = level(std::move(h_BCHW));
+  h_BCHW = run_stage(mid_, std::move(h_BCHW));
+  for (Level& level : levels_) h_BCHW = run_stage(level, std::move(h_BCHW));
   return conv_out_->forward_with(h_BCHW, {.norm_silu = norm_out_.get(), .is_input_spent = true});
+}
+
+std::vector<std::shared_ptr<torch::nn::Module>> DecoderImpl::blocks() const {
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks{mid_.ptr()};
+  for (const Level& level : levels_) blocks.push_back(level.ptr());
+  return blocks;
 }
 
 }  // namespace vgen::tokenizer

@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "vgen/tokenizer/blocks.h"
@@ -64,6 +65,8 @@ class EncoderImpl : public torch::nn::Module {
   explicit EncoderImpl(const CoderConfig& config);
   /// image_B3HW: floating, its dtype is the compute dtype. Returns (B, Z, h, w) in that dtype.
   torch::Tensor forward(const torch::Tensor& image_B3HW);
+  /// The levels and the middle, in the order in which they run, through run_block().
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const;
 
  private:
   nn::Conv2d conv_in_{nullptr}, conv_out_{nullptr};
@@ -80,8 +83,10 @@ class DecoderImpl : public torch::nn::Module {
   explicit DecoderImpl(const CoderConfig& config);
   /// z_BZhw: the compute dtype. Returns the image (B, 3, H, W) in that dtype, not clamped.
   torch::Tensor forward(const torch::Tensor& z_BZhw);
+  /// The middle and the levels, in the order in which they run, through run_block().
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const;
 
-  /// The weight that the adaptive discriminator weight looks at.
+  /// The weight that the adaptive discriminator weight looks at. In no block.
   const torch::Tensor& last_weight() const { return conv_out_->weight; }
 
  private:

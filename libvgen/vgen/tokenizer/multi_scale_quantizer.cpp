@@ -197,9 +197,23 @@ MultiScaleQuantizerImpl::Output MultiScaleQuantizerImpl::forward_until(
   output.power = fixed_f.square().mean();
   if (is_training()) {
     output.loss = torch::stack(losses).mean();
+    add_other_ranks(output);
     record_hits(output.hits_KV);
   }
   return output;
+}
+
+void MultiScaleQuantizerImpl::add_other_ranks(Output& output) const {
+  if (ranks_ == nullptr) return;
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor sums =
+      torch::cat({output.hits_KV.flatten(), output.error_K, output.power.reshape({1})});
+  ranks_->sum(sums);
+  const auto parts =
+      sums.split_with_sizes({output.hits_KV.numel(), output.error_K.numel(), int64_t{1}});
+  output.hits_KV = parts[0].view_as(output.hits_KV);
+  output.error_K = parts[1] / ranks_->size();
+  output.power = parts[2][0] / ranks_->size();
 }
 
 void MultiScaleQuantizerImpl::record_hits(const torch::Tensor& hits_KV) {

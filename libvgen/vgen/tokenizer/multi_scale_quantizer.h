@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "vgen/nn/batch_ranks.h"
 #include "vgen/nn/conv2d.h"
 
 namespace vgen::tokenizer {
@@ -66,9 +67,10 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
     /// Scalar, only in training: mean over the scales of
     /// commit_loss_beta * mse(sg fhat_k, f) + mse(fhat_k, sg f).
     torch::Tensor loss;
-    torch::Tensor hits_KV;  ///< float32, without graph: how often this batch uses a code
-    torch::Tensor error_K;  ///< float32, without graph: mse(fhat_k, f) after each scale
-    torch::Tensor power;  ///< scalar, float32, without graph: the mean of f^2, all there is to tell
+    // Without graph, float32; in training of the batch of all ranks.
+    torch::Tensor hits_KV;  ///< how often the batch uses a code
+    torch::Tensor error_K;  ///< mse(fhat_k, f) after each scale
+    torch::Tensor power;    ///< scalar: the mean of f^2, all there is to tell
   };
   /// f_BZhw: floating, any dtype, h = w = the last patch number: Error(kInvalidArgument).
   /// Training also updates ema_vocab_hit_SV.
@@ -116,6 +118,10 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
   int64_t hits_recorded() const { return hits_recorded_; }
   void set_hits_recorded(int64_t count) { hits_recorded_ = count; }
 
+  /// Who shares its batches in training: what is counted and measured is that of all ranks
+  /// together, and each forward pass is collective. Borrows; null: this process has all.
+  void set_ranks(nn::BatchRanks* ranks) { ranks_ = ranks; }
+
   const torch::Tensor& codebook_VZ() const { return embedding_->weight; }
   const torch::Tensor& ema_vocab_hit_KV() const { return ema_vocab_hit_KV_; }
   const std::vector<int64_t>& patch_nums() const { return config_.patch_nums; }
@@ -128,9 +134,11 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
   torch::Tensor vectors(const torch::Tensor& index_N, int64_t batch, int64_t p) const;
   void check_latent(const torch::Tensor& f_BZhw, int64_t side) const;
   void check_count(const torch::Tensor& index_BL) const;
+  void add_other_ranks(Output& output) const;
   void record_hits(const torch::Tensor& hits_KV);
 
   MultiScaleQuantizerConfig config_;
+  nn::BatchRanks* ranks_ = nullptr;
   int64_t hits_recorded_ = 0;
   torch::nn::Embedding embedding_{nullptr};
   std::vector<Phi> phi_;               ///< empty when quant_resi is 0

@@ -62,6 +62,12 @@ void MultiScaleVqvaeImpl::set_compute_dtype(torch::ScalarType dtype) {
   compute_dtype_ = dtype;
 }
 
+std::vector<std::shared_ptr<torch::nn::Module>> MultiScaleVqvaeImpl::blocks() const {
+  auto blocks = encoder->blocks();
+  for (auto& block : decoder->blocks()) blocks.push_back(std::move(block));
+  return blocks;
+}
+
 torch::Tensor MultiScaleVqvaeImpl::encode_latent(const torch::Tensor& image_B3SS) {
   require(image_B3SS.dim() == 4 && image_B3SS.size(1) == 3 && image_B3SS.is_floating_point(),
           ErrorCode::kInvalidArgument, "tokenizer: expected floating images (B, 3, H, W), got ",

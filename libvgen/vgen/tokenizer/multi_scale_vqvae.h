@@ -5,6 +5,7 @@
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,9 @@ class MultiScaleVqvaeImpl : public torch::nn::Module {
   /// float32.
   void set_compute_dtype(torch::ScalarType dtype);
   torch::ScalarType compute_dtype() const { return compute_dtype_; }
+
+  /// Levels and middles of encoder and decoder, in the order in which they run.
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const;
 
   const MultiScaleVqvaeConfig& config() const { return config_; }
   Encoder encoder{nullptr};

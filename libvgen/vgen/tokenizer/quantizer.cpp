@@ -1,5 +1,7 @@
 #include "vgen/tokenizer/quantizer.h"
 
+#include <algorithm>
+
 #include "vgen/core/error.h"
 #include "vgen/kernels/nearest_code.h"
 
@@ -51,9 +53,9 @@ Quantized VectorQuantizerImpl::forward(const torch::Tensor& z_BDhw) {
     if (config_.entropy_loss_ratio != 0) {
       const torch::Tensor distance_NV =
           z_ND.square().sum(1, true) + codes_VD.square().sum(1) - 2 * z_ND.matmul(codes_VD.t());
-      result.losses.entropy_loss = config_.entropy_loss_ratio * entropy_loss(distance_NV);
+      result.losses.entropy_loss = config_.entropy_loss_ratio * entropy_loss(distance_NV, ranks_);
     }
-    result.losses.codebook_usage = update_usage(result.index_N);
+    result.losses.codebook_usage = update_usage(result.index_N, batch);
   }
   const torch::Tensor out_ND = z_ND + (code_ND - z_ND).detach();
   result.quant_BDhw =
@@ -61,14 +63,18 @@ Quantized VectorQuantizerImpl::forward(const torch::Tensor& z_BDhw) {
   return result;
 }
 
-torch::Tensor VectorQuantizerImpl::update_usage(const torch::Tensor& index_N) {
+torch::Tensor VectorQuantizerImpl::update_usage(const torch::Tensor& index_N, int64_t batch) {
   const torch::NoGradGuard no_grad;
   if (!codebook_used_.defined()) return torch::zeros({}, index_N.options().dtype(torch::kFloat32));
   const int64_t count = index_N.size(0);
   require(count <= kUsageWindow, ErrorCode::kInvalidArgument, "quantizer: ", count,
           " codes in one batch, but codebook_show_usage counts at most ", kUsageWindow,
           "; use a smaller batch or image, or turn codebook_show_usage off");
-  codebook_used_.copy_(torch::cat({codebook_used_.slice(0, count), index_N.to(torch::kFloat32)}));
+  torch::Tensor latest_N = nn::whole_batch(ranks_, index_N.view({batch, -1})).flatten();
+  // What all ranks have together may be more than the window holds.
+  latest_N = latest_N.slice(0, std::max<int64_t>(0, latest_N.size(0) - kUsageWindow));
+  codebook_used_.copy_(
+      torch::cat({codebook_used_.slice(0, latest_N.size(0)), latest_N.to(torch::kFloat32)}));
   torch::Tensor seen_V = torch::zeros({config_.codebook_size}, codebook_used_.options());
   seen_V.index_fill_(0, codebook_used_.to(torch::kLong), 1);
   return seen_V.mean();
@@ -90,11 +96,11 @@ torch::Tensor VectorQuantizerImpl::get_codebook_entry(const torch::Tensor& index
       .permute({0, 3, 1, 2});
 }
 
-torch::Tensor entropy_loss(const torch::Tensor& distance_NV) {
+torch::Tensor entropy_loss(const torch::Tensor& distance_NV, nn::BatchRanks* ranks) {
   const torch::Tensor affinity_NV = -distance_NV / kEntropyTemperature;
   const torch::Tensor p_NV = affinity_NV.softmax(-1);
   const torch::Tensor log_p_NV = (affinity_NV + 1e-5).log_softmax(-1);
-  const torch::Tensor mean_p_V = p_NV.mean(0);
+  const torch::Tensor mean_p_V = nn::mean_over_ranks(ranks, p_NV.mean(0));
   const torch::Tensor row_entropy = -(p_NV * log_p_NV).sum(-1).mean();
   return row_entropy + (mean_p_V * (mean_p_V + 1e-5).log()).sum();
 }

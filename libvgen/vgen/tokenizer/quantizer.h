@@ -4,6 +4,8 @@
 
 #include <torch/torch.h>
 
+#include "vgen/nn/batch_ranks.h"
+
 namespace vgen::tokenizer {
 
 struct QuantizerConfig {
@@ -20,7 +22,7 @@ struct QuantizerLosses {
   torch::Tensor vq_loss;      ///< mean (z_q - sg z)^2: moves the codebook
   torch::Tensor commit_loss;  ///< commit_loss_beta * mean (sg z_q - z)^2: moves the encoder
   torch::Tensor entropy_loss;
-  torch::Tensor codebook_usage;  ///< share of codes among the last 65536 indices
+  torch::Tensor codebook_usage;  ///< share of codes among the last 65536 indices, of all ranks
 };
 
 struct Quantized {
@@ -48,17 +50,23 @@ class VectorQuantizerImpl : public torch::nn::Module {
   /// (V, D) as used for comparison: normalised with codebook_l2_norm. Differentiable.
   torch::Tensor codebook_VD() const;
 
+  /// Who shares its batches in training: the entropy loss and codebook_used are those of all ranks
+  /// together, each forward pass is collective. Borrows; null: this process has all.
+  void set_ranks(nn::BatchRanks* ranks) { ranks_ = ranks; }
+
  private:
-  torch::Tensor update_usage(const torch::Tensor& index_N);
+  torch::Tensor update_usage(const torch::Tensor& index_N, int64_t batch);
 
   QuantizerConfig config_;
+  nn::BatchRanks* ranks_ = nullptr;
   torch::nn::Embedding embedding_{nullptr};
   torch::Tensor codebook_used_;
 };
 TORCH_MODULE(VectorQuantizer);
 
 /// Entropy loss of MaskGIT over distances d_NV: mean entropy of the rows' softmax(-d / 0.01), less
-/// the entropy of their mean. quirk: 1e-5 is added inside both logarithms' arguments.
-torch::Tensor entropy_loss(const torch::Tensor& distance_NV);
+/// the entropy of their mean. quirk: 1e-5 is added inside both logarithms' arguments. The mean of
+/// the rows is that of all ranks; the mean of the results over the ranks is the loss of all rows.
+torch::Tensor entropy_loss(const torch::Tensor& distance_NV, nn::BatchRanks* ranks = nullptr);
 
 }  // namespace vgen::tokenizer

@@ -70,6 +70,11 @@ VqLossImpl::VqLossImpl(const VqLossConfig& config, int64_t image_size, Lpips lpi
   }
 }
 
+void VqLossImpl::set_ranks(nn::BatchRanks* ranks) {
+  ranks_ = ranks;
+  if (discriminator) discriminator->set_ranks(ranks);
+}
+
 double VqLossImpl::disc_weight_at(int64_t step) const {
   return step < config_.disc_start ? 0 : config_.disc_weight;
 }
@@ -88,11 +93,14 @@ torch::Tensor VqLossImpl::adaptive_weight(const GeneratorInput& input, const tor
                                           const torch::Tensor& adversarial) const {
   require(input.last_weight.defined() && input.last_weight.requires_grad(), ErrorCode::kInternal,
           "disc_adaptive_weight needs the decoder's last weight");
-  const auto gradient_norm = [&](const torch::Tensor& loss) {
-    return torch::autograd::grad({loss}, {input.last_weight}, {}, /*retain_graph=*/true)[0].norm();
+  const auto gradient = [&](const torch::Tensor& loss) {
+    return torch::autograd::grad({loss}, {input.last_weight}, {}, /*retain_graph=*/true)[0];
   };
-  const torch::Tensor nll_norm = gradient_norm(nll);
-  return (nll_norm / (gradient_norm(adversarial) + 1e-4)).clamp(0.0, 1e4).detach();
+  // The official code takes the norms of each rank's own gradients; here they are those of the mean
+  // loss, so that the number of ranks makes no difference.
+  const torch::Tensor gradients =
+      nn::mean_over_ranks(ranks_, torch::stack({gradient(nll), gradient(adversarial)}));
+  return (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0.0, 1e4).detach();
 }
 
 LossTerms VqLossImpl::generator_loss(const GeneratorInput& input) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "vgen/core/config.h"
+#include "vgen/nn/batch_ranks.h"
 #include "vgen/tokenizer/discriminator.h"
 #include "vgen/tokenizer/lpips.h"
 #include "vgen/tokenizer/quantizer.h"
@@ -85,6 +86,10 @@ class VqLossImpl : public torch::nn::Module {
   LossTerms discriminator_loss(const torch::Tensor& image_B3HW, const torch::Tensor& recon_B3HW,
                                int64_t step);
 
+  /// Who shares its batches: adaptive weight and batch norm are those of all ranks together, and
+  /// both losses and their backward passes are collective. Borrows; null: this process has all.
+  void set_ranks(nn::BatchRanks* ranks);
+
   /// Dtype of LPIPS and the discriminator: as VqganImpl::set_compute_dtype.
   void set_compute_dtype(torch::ScalarType dtype) { compute_dtype_ = dtype; }
 
@@ -102,6 +107,7 @@ class VqLossImpl : public torch::nn::Module {
   torch::Tensor to_compute(const torch::Tensor& image_B3HW) const;
 
   VqLossConfig config_;
+  nn::BatchRanks* ranks_ = nullptr;
   torch::ScalarType compute_dtype_ = torch::kFloat32;
 };
 TORCH_MODULE(VqLoss);

@@ -62,6 +62,12 @@ void VqganImpl::set_compute_dtype(torch::ScalarType dtype) {
   compute_dtype_ = dtype;
 }
 
+std::vector<std::shared_ptr<torch::nn::Module>> VqganImpl::blocks() const {
+  auto blocks = encoder->blocks();
+  for (auto& block : decoder->blocks()) blocks.push_back(std::move(block));
+  return blocks;
+}
+
 torch::Tensor VqganImpl::encode_latent(const torch::Tensor& image_B3HW) {
   require(image_B3HW.dim() == 4 && image_B3HW.size(1) == 3 && image_B3HW.is_floating_point(),
           ErrorCode::kInvalidArgument, "tokenizer: expected floating images (B, 3, H, W), got ",

@@ -4,6 +4,7 @@
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -81,6 +82,9 @@ class VqganImpl : public torch::nn::Module {
   /// float32. Replaces autocast: there is no other switch.
   void set_compute_dtype(torch::ScalarType dtype);
   torch::ScalarType compute_dtype() const { return compute_dtype_; }
+
+  /// Levels and middles of encoder and decoder, in the order in which they run.
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const;
 
   const VqganConfig& config() const { return config_; }
   Encoder encoder{nullptr};
