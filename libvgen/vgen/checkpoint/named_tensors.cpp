@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "vgen/checkpoint/detail/match.h"
+#include "vgen/tensor/deferred_init.h"
 
 namespace vgen::checkpoint {
 
@@ -208,7 +209,7 @@ LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
     } else if (target->is_part()) {
       detail::copy_row(*target, target->tensor.detach(), values.view(-1), 0);
     } else {
-      target->tensor.detach().copy_(values);
+      replace_weight(target->tensor, [values](const at::Tensor& tensor) { tensor.copy_(values); });
     }
   }
   return match.report;

@@ -65,6 +65,7 @@ struct LoadReport {
 };
 
 /// Copies the file's values into the module's tensors, converting floating types to the module's.
+/// Deferred ones (tensor/deferred_init.h) are read when they get their values.
 /// Everything is checked first: on an error the module is as it was. Throws Error(kInvalidArgument)
 /// with the report's text. Returns what a non-strict load passed over.
 LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,

@@ -4,9 +4,7 @@
 
 namespace vgen::infer {
 
-namespace {
-
-NamedShapes expected_tensors(const gpt::GptConfig& c) {
+NamedShapes gpt_shapes(const gpt::GptConfig& c) {
   NamedShapes list;
   if (c.model_type == "c2i") {
     list.push_back({"cls_embedding.embedding_table.weight", {c.class_rows(), c.dim}});
@@ -32,11 +30,9 @@ NamedShapes expected_tensors(const gpt::GptConfig& c) {
   return list;
 }
 
-}  // namespace
-
 GptWeights gpt_weights(const gpt::GptConfig& config, const io::StateDict& state) {
   config.validate();
-  return {collect_weights(expected_tensors(config), state, "this GPT"), config};
+  return {collect_weights(gpt_shapes(config), state, "this GPT"), config};
 }
 
 GptWeights gpt_weights(const gpt::GptConfig& config, const torch::nn::Module& module) {

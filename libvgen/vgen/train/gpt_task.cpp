@@ -8,6 +8,7 @@
 #include "vgen/infer/gpt_generate.h"
 #include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
+#include "vgen/tensor/deferred_init.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
 #include "vgen/train/label_dropout.h"
@@ -46,7 +47,7 @@ void validate(const GptRunConfig& config) {
 
 GptTask::GptTask(const GptRunConfig& config, const TaskContext& context)
     : config_(config), context_(context), gpt_(config.model) {
-  gpt_->to(context.device);
+  move_to(*gpt_, context.device);
   if (!context.is_training) return;
   const gpt::GptConfig& model = config.model;
   codes::CodeRequirements required{.grid = {model.grid_size(), model.grid_size()},

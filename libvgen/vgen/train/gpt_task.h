@@ -92,6 +92,7 @@ class GptTask : public Task {
   /// loss (nats per token) and accuracy (share of tokens that are the likeliest), no dropout, true
   /// labels.
   std::map<std::string, double> validate() override;
+  bool has_preview() const override { return tokenizer_ && config_.preview.num_images > 0; }
   /// Images of the model as it is, the classes evenly spread, in their order.
   std::optional<torch::Tensor> preview() override;
   void init_from(const std::string& path) override;

@@ -1,6 +1,7 @@
 #include "vgen/train/run.h"
 
 #include <ATen/Context.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "vgen/dist/together.h"
 #include "vgen/io/atomic_file.h"
 #include "vgen/io/mapped_file.h"
+#include "vgen/tensor/deferred_init.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tensor/doctor.h"
 #include "vgen/train/matmul_peak.h"
@@ -30,6 +32,8 @@ namespace vgen::train {
 namespace fs = std::filesystem;
 
 namespace {
+
+constexpr int64_t kRanksShown = 16;  // one by one, in a line of metrics
 
 double seconds_now() {
   const auto since = std::chrono::steady_clock::now().time_since_epoch();
@@ -86,7 +90,7 @@ class Run {
         folder_(folder),
         trainer_(trainer),
         strategy_(strategy),
-        is_cpu_(device.is_cpu()),
+        device_(device),
         is_main_(strategy.rank() == 0),
         workload_(trainer.task().workload()),
         store_(folder.path() + "/checkpoints", plan.run.checkpoint, &strategy.group()) {
@@ -126,11 +130,14 @@ class Run {
       if (is_due(step, config_.validate_every, is_last)) metrics = validate();
       if (is_due(step, config_.preview_every, is_last)) preview();
       if (is_stopped || is_due(step, config_.checkpoint.every, is_last)) save(metrics);
+      store_.poll();
     }
     store_.finish();
     if (progress) progress->finish(headline());
     if (is_stopped && trainer_.steps_done() < trainer_.total_steps()) {
-      log_info("stopped by ", sigabbrev_np(signal.number()), " after step ", trainer_.steps_done(),
+      const int number = signal.number();  // 0: the signal reached another rank
+      log_info("stopped by ", number == 0 ? "another rank's signal" : sigabbrev_np(number),
+               " after step ", trainer_.steps_done(),
                "; all is saved, continue with --resume auto");
     }
     return {folder_.path(), trainer_.steps_done(), trainer_.total_steps(),
@@ -141,10 +148,13 @@ class Run {
   void step() {
     const double begin = seconds_now();
     const double waited = trainer_.task().data_stats().wait_seconds;
+    const dist::Traffic traffic = strategy_.traffic();
     window_.add(trainer_.steps_done() + 1, trainer_.step());
     // On a GPU a look at the values would wait for the step: only when they are logged or saved.
-    if (is_cpu_) check();
+    if (device_.is_cpu()) check();
     seconds_ += seconds_now() - begin;
+    comm_wait_seconds_ += strategy_.traffic().wait_seconds - traffic.wait_seconds;
+    comm_bytes_ += strategy_.traffic().bytes - traffic.bytes;
     wait_seconds_ += trainer_.task().data_stats().wait_seconds - waited;
     ++timed_steps_;
   }
@@ -218,11 +228,11 @@ class Run {
       }
       metrics.emplace_back("data_wait_share", shown_wait_);
     }
-    add_communication(metrics);
+    add_ranks(metrics);
     if (writer_) writer_->write(trainer_.steps_done(), "train", metrics);
     window_.clear();
-    seconds_ = wait_seconds_ = 0;
-    timed_steps_ = 0;
+    seconds_ = wait_seconds_ = comm_wait_seconds_ = 0;
+    comm_bytes_ = timed_steps_ = 0;
   }
 
   std::map<std::string, double> validate() {
@@ -254,6 +264,7 @@ class Run {
   }
 
   void preview() {
+    if (!trainer_.task().has_preview()) return;
     const Trainer::Average average(trainer_);
     const auto whole = strategy_.whole();
     const auto picture_HW3 = is_main_ ? trainer_.task().preview() : std::nullopt;
@@ -279,25 +290,34 @@ class Run {
     saved_step_ = trainer_.steps_done();
   }
 
-  // Where the time between two log lines went that was not spent computing.
-  void add_communication(Metrics& metrics) {
-    if (strategy_.world_size() == 1) return;
-    const dist::Traffic traffic = strategy_.traffic();
-    if (seconds_ > 0) {
-      metrics.emplace_back("comm_wait_share",
-                           (traffic.wait_seconds - seen_traffic_.wait_seconds) / seconds_);
-      metrics.emplace_back("comm_mb_per_step",
-                           static_cast<double>(traffic.bytes - seen_traffic_.bytes) / 1e6 /
-                               static_cast<double>(std::max<int64_t>(1, timed_steps_)));
+  // What each rank has used, and where the time of its steps went that was not spent computing.
+  // Collective.
+  void add_ranks(Metrics& metrics) {
+    const int64_t ranks = strategy_.world_size();
+    const at::Tensor all_3R = at::zeros({3, ranks}, at::kDouble);
+    auto values = all_3R.accessor<double, 2>();
+    const int64_t own = strategy_.rank();
+    values[0][own] = peak_memory_mb(device_);
+    if (timed_steps_ > 0) {
+      values[1][own] = comm_wait_seconds_ / seconds_;
+      values[2][own] = static_cast<double>(comm_bytes_) / 1e6 / static_cast<double>(timed_steps_);
     }
-    seen_traffic_ = traffic;
+    strategy_.sum_over_ranks(all_3R);
+    metrics.emplace_back("memory_mb", all_3R[0].max().item<double>());
+    if (ranks == 1) return;
+    metrics.emplace_back("comm_wait_share", all_3R[1].mean().item<double>());
+    metrics.emplace_back("comm_mb_per_step", all_3R[2].mean().item<double>());
+    for (int64_t rank = 0; rank < std::min(ranks, kRanksShown); ++rank) {
+      metrics.emplace_back(str_cat("memory_mb_rank", rank), values[0][rank]);
+      metrics.emplace_back(str_cat("comm_wait_share_rank", rank), values[1][rank]);
+    }
   }
 
   const RunConfig& config_;
   const checkpoint::RunFolder& folder_;
   Trainer& trainer_;
   dist::Strategy& strategy_;
-  bool is_cpu_;
+  c10::Device device_;
   bool is_main_;  ///< rank 0: it alone writes, but for its part of checkpoints
   Workload workload_;
   double peak_flops_ = 0;  ///< of one device; where the workload is known
@@ -308,8 +328,8 @@ class Run {
   double shown_rate_ = 0, shown_wait_ = 0;
   std::map<std::string, double> validation_;  ///< the last one
   double seconds_ = 0, wait_seconds_ = 0;     ///< of the steps since the last log line
-  int64_t timed_steps_ = 0;
-  dist::Traffic seen_traffic_;  ///< at the last log line
+  double comm_wait_seconds_ = 0;              ///< the same, of this rank
+  int64_t comm_bytes_ = 0, timed_steps_ = 0;  ///< the same
   int64_t saved_step_ = -1;
 };
 
@@ -329,14 +349,15 @@ void set_up_device(const RunConfig& config, const dist::Launch& launch, c10::Dev
     set_num_threads(std::max(1, cores / static_cast<int>(launch.local_world_size)));
   }
   if (device.is_cuda()) {
+    c10::impl::VirtualGuardImpl(device.type()).setDevice(device);  // of what names no index
     at::globalContext().setAllowTF32CuBLAS(config.allow_tf32);
     at::globalContext().setAllowTF32CuDNN(config.allow_tf32);
   }
 }
 
 // What all ranks have to agree on.
-std::string identity_of(const RunPlan& plan) {
-  return str_cat(version_text(), "\n", plan.resolved);
+std::string identity_of(const RunPlan& plan, c10::Device device) {
+  return str_cat(version_text(), "\non ", c10::DeviceTypeName(device.type()), "\n", plan.resolved);
 }
 
 /// Rank 0 opens the folder and chooses the checkpoint; the others follow it.
@@ -374,6 +395,9 @@ TrainResult run_on(const TrainOptions& options, const RunPlan& plan, const dist:
   const auto seed = static_cast<uint64_t>(plan.run.seed);
   torch::manual_seed(Rng(seed, Purpose::kInit).derive_seed());
   const int64_t ranks = strategy.world_size();
+  // What will lie in parts need never be whole in one process.
+  std::optional<DeferredInit> deferred;
+  if (strategy.is_sharded()) deferred.emplace();
   const auto task = plan.make_task({.device = device,
                                     .precision = parse_precision(plan.run.precision),
                                     .rank = strategy.rank(),
@@ -383,6 +407,7 @@ TrainResult run_on(const TrainOptions& options, const RunPlan& plan, const dist:
                                     .group = ranks > 1 ? &strategy.group() : nullptr});
   if (!plan.run.init_from.empty()) task->init_from(plan.run.init_from);
   Trainer trainer(plan.run, *task, strategy, device);
+  deferred.reset();
 
   // Only now is anything written: a config that cannot run leaves nothing behind.
   const RunPlace place(options, strategy.group());
@@ -421,7 +446,7 @@ TrainResult run(const TrainOptions& options) {
   init_logging({.file = {}, .rank = launch.rank, .world_size = launch.world_size});
   const auto strategy =
       dist::make_strategy(plan.run.parallel,
-                          dist::Group::join(launch, identity_of(plan),
+                          dist::Group::join(launch, identity_of(plan, device),
                                             1000 * plan.run.parallel.timeout_s, device.type()),
                           parse_precision(plan.run.precision), launch.local_world_size);
   try {
@@ -429,6 +454,8 @@ TrainResult run(const TrainOptions& options) {
     strategy->group().barrier();  // nobody leaves while another still needs it
     return result;
   } catch (const std::exception& error) {
+    // One process tells its caller alone. Of several it belongs to the log of the run which failed.
+    if (launch.world_size > 1 && launch.rank == 0) log_error(error.what());
     strategy->group().report_failure(error.what());
     strategy->group().abandon();
     throw;

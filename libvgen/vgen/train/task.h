@@ -30,12 +30,15 @@ struct Phase {
   checkpoint::NamedTensors parameters;
   /// Modules that the model runs through run_block(): what is gathered and computed again as one.
   std::vector<std::shared_ptr<torch::nn::Module>> blocks = {};
+  bool is_float32 = false;  ///< blocks compute with float32 weights, whatever the precision
 };
 
 /// What to differentiate, and its terms by name for the metrics: detached scalars.
 struct PhaseLoss {
   torch::Tensor loss;
   std::vector<std::pair<std::string, torch::Tensor>> terms;
+  /// The task has written to parameters that are in no block, the same on every rank.
+  bool has_written_parameters = false;
 };
 
 /// What one training sample costs, for the figures of speed.
@@ -55,7 +58,7 @@ struct TaskContext {
   int64_t world_size = 1;
   int64_t micro_batch_size = 1;
   uint64_t seed = 0;
-  bool is_training = true;  ///< false: only the models are needed, no data is opened
+  bool is_training = true;       ///< false: only the models are needed, no data is opened
   dist::Group* group = nullptr;  ///< of all ranks; null: this is the only one
 
   /// Sums over the ranks, in place. Collective.
@@ -112,6 +115,8 @@ class Task {
 
   /// Metrics over the validation data of all ranks by name, empty without such data. Collective.
   virtual std::map<std::string, double> validate() = 0;
+  /// Whether preview() may have something to show; the same on all ranks. It needs the whole model.
+  virtual bool has_preview() const { return true; }
   /// A picture for people, uint8 (H, W, 3); none without data to show.
   virtual std::optional<torch::Tensor> preview() = 0;
 

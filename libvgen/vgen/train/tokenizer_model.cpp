@@ -12,18 +12,26 @@ class VqganModel : public TokenizerModel {
 
   torch::nn::Module& module() override { return *vqgan_; }
   void set_compute_dtype(torch::ScalarType dtype) override { vqgan_->set_compute_dtype(dtype); }
+  void set_ranks(nn::BatchRanks* ranks) override {
+    ranks_ = ranks;
+    vqgan_->quantize->set_ranks(ranks);
+  }
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const override {
+    return vqgan_->blocks();
+  }
   const torch::Tensor& last_weight() const override { return vqgan_->decoder->last_weight(); }
 
   Output train_forward(const torch::Tensor& image_B3HW, int64_t /*step*/,
                        size_t /*micro_batch*/) override {
     auto output = vqgan_->forward(image_B3HW);
-    return {std::move(output.image_B3HW), std::move(output.quantized.losses), {}};
+    Output result;
+    result.image_B3HW = std::move(output.image_B3HW);
+    result.losses = std::move(output.quantized.losses);
+    return result;
   }
 
   torch::Tensor reconstruct(const torch::Tensor& image_B3HW) override {
-    const auto output = vqgan_->forward(image_B3HW);
-    if (is_used_V_.defined()) is_used_V_.index_fill_(0, output.quantized.index_N, 1);
-    return output.image_B3HW;
+    return vqgan_->forward(image_B3HW).image_B3HW;
   }
 
   void begin_validation(int64_t /*num_batches*/) override {
@@ -31,8 +39,16 @@ class VqganModel : public TokenizerModel {
         torch::zeros({vqgan_->config().codebook_size}, vqgan_->parameters().front().device());
   }
 
+  torch::Tensor measure(const torch::Tensor& image_B3HW, bool counts) override {
+    const auto output = vqgan_->forward(image_B3HW);
+    if (counts) is_used_V_.index_fill_(0, output.quantized.index_N, 1);
+    return output.image_B3HW;
+  }
+
   std::map<std::string, double> code_metrics() const override {
-    return {{"codebook_usage", is_used_V_.mean().item<double>()}};
+    const torch::Tensor ranks_with_V = is_used_V_.clone();
+    if (ranks_ != nullptr) ranks_->sum(ranks_with_V);
+    return {{"codebook_usage", ranks_with_V.gt(0).to(torch::kFloat32).mean().item<double>()}};
   }
 
   void load(io::StateDict state) override {
@@ -41,6 +57,7 @@ class VqganModel : public TokenizerModel {
 
  private:
   tokenizer::Vqgan vqgan_;
+  nn::BatchRanks* ranks_ = nullptr;
   torch::Tensor is_used_V_;  ///< float32, 1 where a code was used
 };
 

@@ -1,10 +1,12 @@
 #include "vgen/train/tokenizer_task.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/tensor/image.h"
+#include "vgen/train/group_ranks.h"
 
 namespace vgen::train {
 
@@ -63,6 +65,9 @@ TokenizerTask::TokenizerTask(const TokenizerRecipe& config, std::unique_ptr<Toke
     vq_loss_->perceptual_loss->use_dropout = config.loss.perceptual_dropout;
   }
   if (!context.is_training) return;
+  if (context.group != nullptr) ranks_ = std::make_unique<GroupRanks>(*context.group);
+  model_->set_ranks(ranks_.get());
+  vq_loss_->set_ranks(ranks_.get());
   train_ =
       data::Loader::for_training(config.data, loader_options(context, context.micro_batch_size));
   if (!config.data.val.path.empty()) {
@@ -78,10 +83,13 @@ std::vector<std::pair<std::string, torch::nn::Module*>> TokenizerTask::companion
 }
 
 std::vector<Phase> TokenizerTask::phases() {
-  std::vector<Phase> phases{{"gen", config_.optimizer, checkpoint::named_parameters(model())}};
+  // Kernels of the CPU want weights in float32, and cast where it helps.
+  std::vector<Phase> phases{{"gen", config_.optimizer, checkpoint::named_parameters(model()),
+                             model_->blocks(), /*is_float32=*/true}};
   if (vq_loss_->discriminator) {
-    phases.push_back(
-        {"disc", config_.disc_optimizer, checkpoint::named_parameters(*vq_loss_->discriminator)});
+    phases.push_back({"disc", config_.disc_optimizer,
+                      checkpoint::named_parameters(*vq_loss_->discriminator),
+                      vq_loss_->discriminator->blocks(), /*is_float32=*/true});
   }
   return phases;
 }
@@ -109,7 +117,7 @@ PhaseLoss TokenizerTask::loss(size_t phase, size_t micro_batch, int64_t step) {
   torch::Tensor& recon_B3HW = recons_[micro_batch];
   if (phase == 1) {
     auto result = vq_loss_->discriminator_loss(image_B3HW, recon_B3HW, step);
-    return {std::move(result.loss), std::move(result.terms)};
+    return {.loss = std::move(result.loss), .terms = std::move(result.terms)};
   }
   const auto output = model_->train_forward(image_B3HW, step, micro_batch);
   auto result = vq_loss_->generator_loss({.image_B3HW = image_B3HW,
@@ -119,36 +127,43 @@ PhaseLoss TokenizerTask::loss(size_t phase, size_t micro_batch, int64_t step) {
                                           .last_weight = model_->last_weight()});
   if (vq_loss_->discriminator) recon_B3HW = output.image_B3HW.detach();
   result.terms.insert(result.terms.end(), output.terms.begin(), output.terms.end());
-  return {std::move(result.loss), std::move(result.terms)};
+  return {.loss = std::move(result.loss),
+          .terms = std::move(result.terms),
+          .has_written_parameters = output.has_moved_codes};
 }
 
 std::map<std::string, double> TokenizerTask::validate() {
   if (!val_) return {};
   const torch::NoGradGuard no_grad;
   model().eval();
-  model_->begin_validation(val_->batches_per_epoch());
-  double num_images = 0, psnr = 0, rec_loss = 0, lpips = 0;
-  while (const auto batch = val_->next_in_pass()) {
-    const auto image_B3HW = batch->image_B3HW.to(context_.device);
-    const torch::Tensor recon_B3HW = model_->reconstruct(image_B3HW);
-    const auto size = static_cast<double>(image_B3HW.size(0));
-    num_images += size;
-    psnr += psnr_B(image_B3HW, recon_B3HW).sum().item<double>();
-    rec_loss += size * torch::mse_loss(recon_B3HW, image_B3HW).item<double>();
-    if (vq_loss_->perceptual_loss) {
-      vq_loss_->perceptual_loss->eval();
-      lpips += vq_loss_->perceptual_loss(image_B3HW, recon_B3HW).sum().item<double>();
-    }
-  }
+  tokenizer::Lpips& perceptual_loss = vq_loss_->perceptual_loss;
+  if (perceptual_loss) perceptual_loss->eval();
+  std::vector<double> batches{static_cast<double>(val_->batches_per_epoch())};
+  context_.sum_over_ranks(batches);
+  model_->begin_validation(
+      static_cast<int64_t>(std::ceil(batches[0] / static_cast<double>(context_.world_size))));
+  std::vector<double> sums(4);  // images, then psnr, rec_loss, lpips
+  for_each_batch<data::ImageBatch>(
+      context_, *val_, [&](const data::ImageBatch& batch, bool counts) {
+        const auto image_B3HW = batch.image_B3HW.to(context_.device);
+        const torch::Tensor recon_B3HW = model_->measure(image_B3HW, counts);
+        if (!counts) return;
+        const auto size = static_cast<double>(image_B3HW.size(0));
+        sums[0] += size;
+        sums[1] += psnr_B(image_B3HW, recon_B3HW).sum().item<double>();
+        sums[2] += size * torch::mse_loss(recon_B3HW, image_B3HW).item<double>();
+        if (perceptual_loss) {
+          sums[3] += perceptual_loss(image_B3HW, recon_B3HW).sum().item<double>();
+        }
+      });
   model().train();
-  if (num_images == 0) return {};
+  if (perceptual_loss) perceptual_loss->train();
+  context_.sum_over_ranks(sums);
+  if (sums[0] == 0) return {};
   std::map<std::string, double> metrics = model_->code_metrics();
-  metrics["psnr"] = psnr / num_images;
-  metrics["rec_loss"] = rec_loss / num_images;
-  if (vq_loss_->perceptual_loss) {
-    vq_loss_->perceptual_loss->train();
-    metrics["lpips"] = lpips / num_images;
-  }
+  metrics["psnr"] = sums[1] / sums[0];
+  metrics["rec_loss"] = sums[2] / sums[0];
+  if (perceptual_loss) metrics["lpips"] = sums[3] / sums[0];
   return metrics;
 }
 

@@ -96,6 +96,7 @@ class TokenizerTask : public Task {
  private:
   TokenizerRecipe config_;
   TaskContext context_;
+  std::unique_ptr<nn::BatchRanks> ranks_;  ///< null: this is the only one
   std::unique_ptr<TokenizerModel> model_;
   tokenizer::VqLoss vq_loss_{nullptr};
   std::optional<data::Loader> train_, val_;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 
+#include "vgen/checkpoint/load.h"
 #include "vgen/core/error.h"
 #include "vgen/core/random.h"
 
 namespace vgen::train {
 
+using checkpoint::load_file;
 using checkpoint::NamedTensor;
 using io::Json;
 
@@ -23,9 +25,15 @@ std::string in_phase(const std::string& phase, const std::string& name, char sep
   return phase.empty() ? name : str_cat(phase, separator, name);
 }
 
-void load_file(const NamedTensors& targets, const checkpoint::CheckpointInfo& checkpoint,
-               const std::string& file) {
-  checkpoint::load_into(targets, io::load_state_dict(str_cat(checkpoint.path, "/", file)));
+bool is_before(const data::LoaderPosition& a, const data::LoaderPosition& b) {
+  return std::pair(a.epoch, a.sample) < std::pair(b.epoch, b.sample);
+}
+
+Json position_json(const data::LoaderPosition& position) {
+  Json json = Json::object();
+  json.set("epoch", Json::number(position.epoch));
+  json.set("sample", Json::number(position.sample));
+  return json;
 }
 
 }  // namespace
@@ -72,6 +80,7 @@ void Trainer::attach_models() {
       model.parameters.push_back(item.tensor);
     }
     model.blocks = phase.blocks;
+    model.is_float32 = phase.is_float32;
     models.push_back(std::move(model));
   }
   std::vector<at::Tensor> buffers = task_.model().buffers();
@@ -134,6 +143,7 @@ Trainer::Terms Trainer::run_phase(size_t phase) {
       const BlockRunnerGuard guard(strategy_.runner());
       return task_.loss(phase, static_cast<size_t>(i), step_ + 1);
     }();
+    if (loss.has_written_parameters) strategy_.take_over(phase);
     strategy_.backward(phase, scaler.scale(loss.loss / static_cast<double>(count)),
                        /*sync_gradients=*/i + 1 == count);
     strategy_.end();
@@ -208,11 +218,16 @@ checkpoint::Snapshot Trainer::snapshot() const {
   Json scalers = Json::array();
   for (const auto& scaler : scalers_) scalers.add(scaler->state());
 
-  const data::LoaderPosition position = task_.position();
+  const std::vector<data::LoaderPosition> positions = positions_of_ranks();
+  const data::LoaderPosition least = *std::ranges::min_element(positions, is_before);
   Json data = Json::object();
-  data.set("epoch", Json::number(position.epoch));
-  data.set("sample", Json::number(position.sample));
+  data.set("epoch", Json::number(least.epoch));
+  data.set("sample", Json::number(least.sample));
   data.set("ranks", Json::number(strategy_.world_size()));
+  if (std::ranges::count(positions, least) != strategy_.world_size()) {
+    Json& rows = data.set("positions", Json::array());
+    for (const data::LoaderPosition& position : positions) rows.add(position_json(position));
+  }
   snapshot.state = Json::object();
   snapshot.state.set("step", Json::number(step_));
   snapshot.state.set("data", std::move(data));
@@ -220,13 +235,48 @@ checkpoint::Snapshot Trainer::snapshot() const {
   return snapshot;
 }
 
-void Trainer::restore(const checkpoint::CheckpointInfo& checkpoint) {
-  load_file(state_of(task_.model()), checkpoint, kModelFile);
-  if (ema_) load_file(averaged_state(), checkpoint, kEmaFile);
-  for (const auto& [name, module] : task_.companions()) {
-    load_file(state_of(*module), checkpoint, name + ".safetensors");
+// The ranks differ where broken images were passed over.
+std::vector<data::LoaderPosition> Trainer::positions_of_ranks() const {
+  const data::LoaderPosition own = task_.position();
+  const at::Tensor all_R2 = at::zeros({strategy_.world_size(), 2}, at::kLong);
+  all_R2[strategy_.rank()].copy_(torch::tensor({own.epoch, own.sample}));
+  strategy_.sum_over_ranks(all_R2);
+  const auto values = all_R2.accessor<int64_t, 2>();
+  std::vector<data::LoaderPosition> positions;
+  for (int64_t rank = 0; rank < all_R2.size(0); ++rank) {
+    positions.push_back({values[rank][0], values[rank][1]});
   }
-  load_file(optimizer_state(), checkpoint, kOptimizerFile);
+  return positions;
+}
+
+// The ranks take the samples of an epoch in turns, so that together they have taken its first ones:
+// another number of ranks goes on behind those. Where the ranks did not stand alike, it is behind
+// the first that all had taken: a few samples are seen again, none is left out.
+data::LoaderPosition Trainer::own_position(const Json& data) const {
+  const int64_t ranks = data.find("ranks") == nullptr ? 1 : data.get_int("ranks");
+  const int64_t now = strategy_.world_size();
+  data::LoaderPosition position{data.get_int("epoch"), data.get_int("sample")};
+  if (ranks != now) {
+    // What is left of an epoch behind its last batch is not taken; here it may be another one.
+    const int64_t last = task_.batches_per_epoch() * micro_batch_size(config_, now);
+    position.sample = std::min(position.sample * ranks / now, last);
+  } else if (data.find("positions") != nullptr) {
+    const auto& rows = data.get_array("positions").items;
+    require(rows.size() == static_cast<size_t>(now), ErrorCode::kDataCorrupt, "'positions' has ",
+            rows.size(), " items, expected ", now);
+    const Json& row = rows[static_cast<size_t>(strategy_.rank())];
+    position = {row.get_int("epoch"), row.get_int("sample")};
+  }
+  return position;
+}
+
+void Trainer::restore(const checkpoint::CheckpointInfo& checkpoint) {
+  load_file(checkpoint, kModelFile, state_of(task_.model()));
+  if (ema_) load_file(checkpoint, kEmaFile, averaged_state());
+  for (const auto& [name, module] : task_.companions()) {
+    load_file(checkpoint, name + ".safetensors", state_of(*module));
+  }
+  load_file(checkpoint, kOptimizerFile, optimizer_state());
   for (size_t phase = 0; phase < optimizers_.size(); ++phase) strategy_.updated(phase);
 
   const Json values = checkpoint::read_state(checkpoint);
@@ -235,14 +285,7 @@ void Trainer::restore(const checkpoint::CheckpointInfo& checkpoint) {
     require(scalers.size() == scalers_.size(), ErrorCode::kDataCorrupt, "'scalers' has ",
             scalers.size(), " items, expected ", scalers_.size());
     for (size_t i = 0; i < scalers.size(); ++i) scalers_[i]->load_state(scalers[i]);
-    const Json& data = values.get_object("data");
-    // Each rank has taken as many: another number of ranks shares them anew.
-    const int64_t ranks = data.find("ranks") == nullptr ? 1 : data.get_int("ranks");
-    const int64_t taken = data.get_int("sample") * ranks;
-    require(ranks > 0 && taken % strategy_.world_size() == 0, ErrorCode::kInvalidArgument, "the ",
-            taken, " samples that ", ranks, " ranks have taken do not divide by ",
-            strategy_.world_size(), " ranks; go on with a number of ranks that divides them");
-    task_.seek({data.get_int("epoch"), taken / strategy_.world_size()});
+    task_.seek(own_position(values.get_object("data")));
     step_ = values.get_int("step");
   } catch (Error& error) {
     error.add_context(checkpoint.path + "/state.json");

@@ -50,10 +50,11 @@ class Trainer {
     Trainer& trainer_;
   };
 
-  /// All of the state. The tensors are shared, not copied: save before the next step.
+  /// All of the state. The tensors are shared, not copied: save before the next step. Collective.
   checkpoint::Snapshot snapshot() const;
-  /// Puts back what a checkpoint of snapshot() holds. Throws Error, with the file's name, when it
-  /// does not fit; what was restored until then stays.
+  /// Puts back what a checkpoint of snapshot() holds, whatever the number of ranks and the strategy
+  /// that wrote it; each rank reads only its part. Throws Error, with the file's name, when it does
+  /// not fit; what was restored until then stays.
   void restore(const checkpoint::CheckpointInfo& checkpoint);
 
  private:
@@ -64,6 +65,8 @@ class Trainer {
   NamedTensors state_of(const torch::nn::Module& module) const;
   NamedTensors averaged_state() const;
   NamedTensors optimizer_state() const;
+  std::vector<data::LoaderPosition> positions_of_ranks() const;
+  data::LoaderPosition own_position(const io::Json& data) const;
 
   RunConfig config_;
   Task& task_;

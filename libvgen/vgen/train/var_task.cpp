@@ -8,6 +8,7 @@
 #include "vgen/infer/var_generate.h"
 #include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
+#include "vgen/tensor/deferred_init.h"
 #include "vgen/tensor/image.h"
 #include "vgen/train/label_dropout.h"
 
@@ -66,7 +67,7 @@ void validate(const VarRunConfig& config) {
 
 VarTask::VarTask(const VarRunConfig& config, const TaskContext& context)
     : config_(config), context_(context), var_(config.model) {
-  var_->to(context.device);
+  move_to(*var_, context.device);
   if (!context.is_training) return;
   tokenizer_ = load_frozen_vqvae(config.tokenizer, config.model, context.device);
   if (config.data.train.empty()) {

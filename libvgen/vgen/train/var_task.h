@@ -100,6 +100,7 @@ class VarTask : public Task {
   /// The same four over the validation data, all scales, no dropout. The labels are the true ones:
   /// the official code drops a tenth of them here too, so its losses are a little higher.
   std::map<std::string, double> validate() override;
+  bool has_preview() const override { return config_.preview.num_images > 0; }
   /// Images of the model as it is, the classes evenly spread, in their order.
   std::optional<torch::Tensor> preview() override;
   void init_from(const std::string& path) override;

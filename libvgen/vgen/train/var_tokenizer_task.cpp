@@ -40,24 +40,32 @@ class MultiScaleModel : public TokenizerModel {
 
   torch::nn::Module& module() override { return *vqvae_; }
   void set_compute_dtype(torch::ScalarType dtype) override { vqvae_->set_compute_dtype(dtype); }
+  void set_ranks(nn::BatchRanks* ranks) override {
+    ranks_ = ranks;
+    vqvae_->quantize->set_ranks(ranks);
+  }
+  std::vector<std::shared_ptr<torch::nn::Module>> blocks() const override {
+    return vqvae_->blocks();
+  }
   const torch::Tensor& last_weight() const override { return vqvae_->decoder->last_weight(); }
 
   Output train_forward(const torch::Tensor& image_B3HW, int64_t step, size_t micro_batch) override {
     auto& quantizer = *vqvae_->quantize;
-    const int64_t batch = image_B3HW.size(0), num_scales = num_patch_nums();
+    const int64_t num_scales = num_patch_nums();
+    const int64_t batch = image_B3HW.size(0) * nn::num_ranks(ranks_);
     const int64_t forwards = (step - 1) * micro_batches_ + static_cast<int64_t>(micro_batch);
     int64_t reseeded = 0;
     if (is_reseeding(step, micro_batch)) {
       const torch::NoGradGuard no_grad;
-      reseeded =
-          tokenizer::reseed_codes(quantizer, vqvae_->encode_latent(image_B3HW), care_.reseed_below,
-                                  rng(Purpose::kInit, step, micro_batch));
+      const auto latent_BZhh = nn::whole_batch(ranks_, vqvae_->encode_latent(image_B3HW));
+      reseeded = tokenizer::reseed_codes(quantizer, latent_BZhh, care_.reseed_below,
+                                         rng(Purpose::kInit, step, micro_batch));
     }
     torch::Tensor last_scale_B;
     if (care_.scale_dropout > 0 && num_scales > 1) {
-      last_scale_B = tokenizer::draw_last_scales(batch, num_scales, care_.scale_dropout,
-                                                 rng(Purpose::kDropout, step, micro_batch))
-                         .to(image_B3HW.device());
+      const auto drawn_B = tokenizer::draw_last_scales(batch, num_scales, care_.scale_dropout,
+                                                       rng(Purpose::kDropout, step, micro_batch));
+      last_scale_B = nn::own_share(ranks_, drawn_B).contiguous().to(image_B3HW.device());
     }
     quantizer.set_hits_recorded(forwards * num_scales);
     auto output = vqvae_->forward_until(image_B3HW, last_scale_B);
@@ -66,6 +74,7 @@ class MultiScaleModel : public TokenizerModel {
     const torch::Tensor is_used_V = is_used_KV.any(0);
     const torch::Tensor usage_K = is_used_KV.to(torch::kFloat32).mean(1);
     Output result;
+    result.has_moved_codes = reseeded > 0;
     result.image_B3HW = std::move(output.image_B3SS);
     result.losses.vq_loss = std::move(output.quantized.loss);
     result.losses.codebook_usage = is_used_V.to(torch::kFloat32).mean();
@@ -82,11 +91,15 @@ class MultiScaleModel : public TokenizerModel {
   }
 
   torch::Tensor reconstruct(const torch::Tensor& image_B3HW) override {
+    return vqvae_->forward(image_B3HW).image_B3SS;
+  }
+
+  torch::Tensor measure(const torch::Tensor& image_B3HW, bool counts) override {
     const auto output = vqvae_->forward(image_B3HW);
-    if (!used_KV_.defined()) return output.image_B3SS;
-    used_KV_ += output.quantized.hits_KV;
+    if (counts) used_KV_ += output.quantized.hits_KV;
     if (batches_seen_++ % scale_stride_ == 0) {
-      add_scales(vqvae_->decode_scales(output.quantized.index_BL), image_B3HW);
+      const auto images = vqvae_->decode_scales(output.quantized.index_BL);
+      if (counts) add_scales(images, image_B3HW);
     }
     return output.image_B3SS;
   }
@@ -99,7 +112,15 @@ class MultiScaleModel : public TokenizerModel {
   }
 
   std::map<std::string, double> code_metrics() const override {
-    const torch::Tensor is_used_KV = used_KV_.gt(0), is_used_V = is_used_KV.any(0);
+    std::vector<double> numbers = rec_loss_sums_;
+    numbers.push_back(static_cast<double>(scale_images_));
+    const torch::Tensor sums =
+        torch::cat({used_KV_.flatten().to(torch::kFloat64),
+                    torch::tensor(numbers, used_KV_.options().dtype(torch::kFloat64))});
+    if (ranks_ != nullptr) ranks_->sum(sums);
+    const torch::Tensor is_used_KV = sums.slice(0, 0, used_KV_.numel()).view_as(used_KV_).gt(0);
+    const torch::Tensor is_used_V = is_used_KV.any(0);
+    const torch::Tensor rec_losses = sums.slice(0, used_KV_.numel());  // K sums, then the images
     const auto share = [](const torch::Tensor& is_used) {
       return is_used.to(torch::kFloat64).mean().item<double>();
     };
@@ -108,8 +129,7 @@ class MultiScaleModel : public TokenizerModel {
         {"dead_codes", is_used_V.logical_not().sum().item<double>()}};
     for (int64_t k = 0; k < num_patch_nums(); ++k) {
       metrics[name_of("usage", k)] = share(is_used_KV[k]);
-      metrics[name_of("rec_loss", k)] =
-          rec_loss_sums_[static_cast<size_t>(k)] / static_cast<double>(scale_images_);
+      metrics[name_of("rec_loss", k)] = (rec_losses[k] / rec_losses[-1]).item<double>();
     }
     return metrics;
   }
@@ -154,8 +174,9 @@ class MultiScaleModel : public TokenizerModel {
   int64_t micro_batches_;  ///< of a step
   uint64_t seed_;
   tokenizer::MultiScaleVqvae vqvae_;
+  nn::BatchRanks* ranks_ = nullptr;
 
-  // Of a validation.
+  // Of a validation, of this rank.
   torch::Tensor used_KV_;     ///< float32, how often the images use a code
   int64_t scale_stride_ = 1;  ///< of the batches whose scales are decoded
   int64_t batches_seen_ = 0, scale_images_ = 0;
