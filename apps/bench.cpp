@@ -60,13 +60,15 @@ void add_bench(CLI::App& app) {
       "Examples:\n"
       "  vgen bench tokenizer --mode encode --batch 1\n"
       "  vgen bench gpt --size B --precision bf16\n"
-      "  vgen bench compare --precision bf16\n");
+      "  vgen bench compare --precision bf16\n"
+      "  vgen bench collectives --ranks 2,3,4\n");
   add_bench_tokenizer(*command);
   add_bench_gpt(*command);
   add_bench_gpt_train(*command);
   add_bench_var(*command);
   add_bench_var_train(*command);
   add_bench_compare(*command);
+  add_bench_collectives(*command);
 }
 
 }  // namespace vgen::apps

@@ -18,6 +18,7 @@ void add_bench_gpt_train(CLI::App& bench);
 void add_bench_var(CLI::App& bench);
 void add_bench_var_train(CLI::App& bench);
 void add_bench_compare(CLI::App& bench);
+void add_bench_collectives(CLI::App& bench);
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_data(CLI::App& app);

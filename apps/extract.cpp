@@ -147,7 +147,7 @@ void add_extract(CLI::App& app) {
       "  vgen extract runs/tokenizer data/digits.tar.gz --split train --out codes/train --verify\n"
       "  vgen extract vq_ds16_c2i.pt imagenet/train --crops ten_crop:1.1,ten_crop:1.05 \\\n"
       "    --precision bf16 --out codes/imagenet256\n"
-      "Several processes (RANK, WORLD_SIZE as torchrun sets them) share the work.\n");
+      "Several processes, started by torchrun, srun or mpirun, share the work.\n");
   command->callback([options] {
     const extract::ExtractConfig& config = options->config;
     const dist::Launch launch = dist::launch_from_environment();

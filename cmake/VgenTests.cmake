@@ -1,6 +1,7 @@
 # vgen_add_tests(ROOM SOURCES a_test.cpp ... DEPS vgen::room ... [TORCH] [CUDA] [SLOW])
 #   One executable test_ROOM from tests/ROOM/. Without TORCH each Catch2 case is a CTest entry.
-#   With it loading LibTorch costs a second, so the whole executable is one entry.
+#   With it loading LibTorch costs a second, so the whole executable is one entry. A case of the
+#   former kind that finds something missing prints "skipped here: WHY" and returns: CTest shows it.
 #   CUDA: the executable has [cuda] cases, which begin with test::lacks_cuda(). They are the entry
 #   ROOM_cuda, which CTest shows as skipped where there is no device; `ctest -V` says why.
 #   SLOW: the executable has [slow] cases; they run with `ctest -C slow` only.
@@ -27,7 +28,8 @@ function(vgen_add_tests room)
   else()
     target_link_libraries(test_${room} PRIVATE vgen_test_support)
     catch_discover_tests(test_${room} TEST_SPEC "~[slow]" TEST_PREFIX "${room}: "
-                         PROPERTIES TIMEOUT 300 LABELS ${room})
+                         PROPERTIES TIMEOUT 300 LABELS ${room}
+                         SKIP_REGULAR_EXPRESSION "skipped here:")
   endif()
   if(TEST_SLOW)
     add_test(NAME ${room}_slow COMMAND test_${room} "[slow]" -w NoTests CONFIGURATIONS slow)

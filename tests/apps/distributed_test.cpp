@@ -1,20 +1,19 @@
-// `vgen train` as several processes that meet over TCP: equal losses, faults, launchers.
+// `vgen train` as several processes that meet over TCP: equal losses, and what goes wrong.
 
-#include <arpa/inet.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <thread>
 
 #include "support/process.h"
 #include "support/support.h"
+#include "train_runs.h"
 #include "vgen/core/strings.h"
+#include "vgen/io/state_dict.h"
 
 namespace vgen {
 namespace {
@@ -23,46 +22,50 @@ using Catch::Contains;
 using test::TempDir;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
+using Texts = std::vector<std::string>;
 
-// A port that nobody listens at now.
-int64_t free_port() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  REQUIRE(::bind(fd, reinterpret_cast<const sockaddr*>(&address), length) == 0);
-  REQUIRE(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0);
-  ::close(fd);
-  return ntohs(address.sin_port);
+Texts train_arguments(const std::string& run_dir, int64_t steps, const std::string& strategy,
+                      const Texts& assignments = {}) {
+  Texts arguments = test::train_arguments(run_dir, steps, strategy);
+  for (const std::string& assignment : assignments) {
+    arguments.insert(arguments.end(), {"--set", assignment});
+  }
+  return arguments;
 }
 
-std::vector<std::string> train_arguments(const std::string& run_dir, int64_t steps,
-                                         const std::string& strategy = "ddp") {
-  return {"train",     test::project_path("tests/apps/tiny-tokenizer.yaml"),
-          "--run-dir", run_dir,
-          "--resume",  "auto",
-          "--set",     str_cat("steps=", steps),
-          "--set",     "parallel.strategy=" + strategy,
-          "--set",     "parallel.timeout_s=20",
-          "--set",     "data.train.path=" + test::project_path("data/digits.tar.gz")};
+/// The losses of one process.
+std::map<int64_t, double> train_alone(const std::string& run_dir, int64_t steps) {
+  const auto result = test::run_vgen(test::train_arguments(run_dir, steps, "none"));
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  return test::losses(run_dir);
 }
+
+/// What the last rank has of its own.
+struct LastRank {
+  std::string assignment = {};  ///< of its config
+  std::string shell = {};       ///< what bash does before it becomes the rank
+};
 
 /// Processes that know each other as a launcher tells them.
 class Ranks {
  public:
-  Ranks(int64_t world_size, int64_t started, const std::vector<std::string>& arguments,
-        const std::vector<std::string>& of_last = {}) {
-    const int64_t port = free_port();
+  Ranks(int64_t world_size, int64_t started, const Texts& arguments, const LastRank& last = {}) {
+    const int64_t port = test::free_port();
     for (int64_t rank = 0; rank < started; ++rank) {
-      auto own = arguments;
-      if (rank == started - 1) own.insert(own.end(), of_last.begin(), of_last.end());
+      const bool is_last = rank == started - 1;
+      std::string program = test::vgen_executable();
+      Texts own = arguments;
+      if (is_last && !last.assignment.empty()) own.insert(own.end(), {"--set", last.assignment});
+      if (is_last && !last.shell.empty()) {
+        own.insert(own.begin(), {"-c", str_cat(last.shell, "; exec \"$0\" \"$@\""), program});
+        program = "bash";
+      }
       processes_.push_back(std::make_unique<test::Process>(
-          test::vgen_executable(), own,
-          std::vector<std::string>{str_cat("RANK=", rank), str_cat("WORLD_SIZE=", world_size),
-                                   str_cat("LOCAL_RANK=", rank),
-                                   str_cat("LOCAL_WORLD_SIZE=", world_size),
-                                   "MASTER_ADDR=127.0.0.1", str_cat("MASTER_PORT=", port)}));
+          program, own,
+          Texts{str_cat("RANK=", rank), str_cat("WORLD_SIZE=", world_size),
+                str_cat("LOCAL_RANK=", rank), str_cat("LOCAL_WORLD_SIZE=", world_size),
+                "MASTER_ADDR=127.0.0.1", str_cat("MASTER_PORT=", port)}));
     }
   }
 
@@ -72,129 +75,236 @@ class Ranks {
     for (auto& process : processes_) results.push_back(process->wait());
     return results;
   }
+  /// Waits for their ends, which have to be good ones.
+  void finish() {
+    for (const auto& result : wait()) {
+      CAPTURE(result.err);
+      CHECK(result.exit_code == 0);
+    }
+  }
 
  private:
   std::vector<std::unique_ptr<test::Process>> processes_;
 };
 
-std::string text_after(const std::string& line, const std::string& key) {
-  const size_t at = line.find(key);
-  return at == std::string::npos ? "" : line.substr(at + key.size());
+std::string step_folder(const std::string& run, int64_t step) {
+  return str_cat(run, "/checkpoints/step_000000", step);
 }
 
-/// train/gen_loss by step.
-std::map<int64_t, double> losses(const std::string& run_dir) {
-  std::map<int64_t, double> losses;
-  for (const std::string& line : split(test::read_file(run_dir + "/metrics.jsonl"), '\n')) {
-    const std::string loss = text_after(line, "\"train/gen_loss\":");
-    if (!loss.empty()) losses[std::stoll(text_after(line, "\"step\":"))] = std::stod(loss);
-  }
-  return losses;
-}
-
-bool wait_for(const std::string& path) {
-  for (int i = 0; i < 1200 && !fs::exists(path); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+/// Returns at the very moment that it is there, unlike test::wait_for().
+bool wait_closely(const std::string& path) {
+  const auto end = Clock::now() + std::chrono::seconds(60);
+  while (!fs::exists(path) && Clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return fs::exists(path);
 }
 
-void check_equal(const std::map<int64_t, double>& found,
-                 const std::map<int64_t, double>& expected) {
-  REQUIRE(found.size() == expected.size());
-  for (const auto& [step, loss] : expected) {
-    INFO("step " << step);
-    CHECK(found.at(step) == Approx(loss).epsilon(1e-5));
+void check_equal(const io::StateDict& found, const io::StateDict& expected) {
+  REQUIRE(found.tensors.size() == expected.tensors.size());
+  for (const auto& [name, array] : expected.tensors) {
+    CAPTURE(name);
+    const io::Array* other = found.find(name);
+    REQUIRE(other != nullptr);
+    REQUIRE(other->shape == array.shape);
+    double worst = 0;
+    for (size_t i = 0; i < array.as<float>().size(); ++i) {
+      worst = std::max<double>(worst, std::abs(array.as<float>()[i] - other->as<float>()[i]));
+    }
+    CHECK(worst < 1e-3);  // Adam makes steps of rounding noise where the gradient is zero
   }
 }
 
-TEST_CASE("several processes: the losses of one, and of a run that was killed", "[apps][dist]") {
-  const TempDir dir;
-  REQUIRE(test::run_vgen(train_arguments(dir / "one", 8, "none")).exit_code == 0);
-  const auto expected = losses(dir / "one");
+/// Rank 1 is killed in the middle of a step; started again, the run ends as that of one process.
+void check_killed_run(const TempDir& dir, const std::string& strategy) {
+  const auto expected = train_alone(dir / "one", 8);
   REQUIRE(expected.size() == 8);
-
-  const std::string strategy = GENERATE("ddp", "zero1", "fsdp");
-  INFO(strategy);
-  const std::string run = dir / strategy;
+  const std::string run = dir / "r";
   {
     Ranks ranks(2, 2, train_arguments(run, 8, strategy));
-    REQUIRE(wait_for(run + "/checkpoints/step_0000003"));
+    REQUIRE(test::wait_for(step_folder(run, 3)));
     ranks[1].signal(SIGKILL);
     const auto begin = Clock::now();
     const auto results = ranks.wait();
     CHECK(Clock::now() - begin < std::chrono::seconds(30));
     CAPTURE(results[0].err);
     CHECK(results[0].exit_code == 1);
-    CHECK_THAT(results[0].err, Contains("no word from rank 1"));
+    CHECK_THAT(results[0].err, Contains("no word from rank 1 ("));
+    CHECK_THAT(test::read_file(run + "/log.txt"), Contains("no word from rank 1 ("));
   }
-  // One more time, to the end.
-  for (const auto& result : Ranks(2, 2, train_arguments(run, 8, strategy)).wait()) {
-    CAPTURE(result.err);
-    CHECK(result.exit_code == 0);
+  Ranks(2, 2, train_arguments(run, 8, strategy)).finish();
+  test::check_losses(test::losses(run), expected);
+  const std::string metrics = test::read_file(run + "/metrics.jsonl");
+  for (const std::string name : {"comm_wait_share", "comm_mb_per_step", "memory_mb",
+                                 "comm_wait_share_rank1", "memory_mb_rank1"}) {
+    CHECK_THAT(metrics, Contains(str_cat("\"train/", name, "\":")));
+    CHECK_THAT(metrics, !Contains(str_cat("\"train/", name, "\":0,")));
   }
-  check_equal(losses(run), expected);
-
-  // Another number of ranks goes on from there.
-  for (const auto& result : Ranks(4, 4, train_arguments(run, 10, "fsdp")).wait()) {
-    CAPTURE(result.err);
-    CHECK(result.exit_code == 0);
-  }
-  REQUIRE(test::run_vgen(train_arguments(dir / "one", 10, "none")).exit_code == 0);
-  check_equal(losses(run), losses(dir / "one"));
 }
 
-TEST_CASE("several processes: a signal to all saves and ends with 0", "[apps][dist]") {
+TEST_CASE("several processes: ddp, also after a kill, has the losses of one", "[apps][dist]") {
+  const TempDir dir;
+  check_killed_run(dir, "ddp");
+}
+
+TEST_CASE("several processes: zero1, also after a kill, has the losses of one", "[apps][dist]") {
+  const TempDir dir;
+  check_killed_run(dir, "zero1");
+}
+
+TEST_CASE("several processes: fsdp, also after a kill, has the losses of one", "[apps][dist]") {
+  const TempDir dir;
+  check_killed_run(dir, "fsdp");
+}
+
+TEST_CASE("several processes: others go on, with another number and strategy", "[apps][dist]") {
+  const TempDir dir;
+  const auto expected = train_alone(dir / "one", 6);
+  const std::string run = dir / "r";
+  Ranks(4, 4, train_arguments(run, 2, "fsdp")).finish();
+  CHECK(test::run_vgen(train_arguments(run, 4, "ddp")).exit_code == 0);
+  Ranks(2, 2, train_arguments(run, 6, "hsdp", {"parallel.shard_ranks=2"})).finish();
+  test::check_losses(test::losses(run), expected);
+
+  // The shards as one file, and as the official training code saves.
+  const io::StateDict weights = io::load_state_dict(step_folder(dir / "one", 6));
+  CHECK_FALSE(fs::exists(step_folder(run, 6) + "/model.safetensors"));
+  REQUIRE(test::run_vgen({"convert", run, dir / "w.safetensors"}).exit_code == 0);
+  check_equal(io::load_state_dict(dir / "w.safetensors"), weights);
+  REQUIRE(test::run_vgen({"convert", run, dir / "w.pt", "--nest", "model"}).exit_code == 0);
+  const io::StateDict official = io::load_state_dict(dir / "w.pt");
+  CHECK(official.key == "model");
+  check_equal(official, weights);
+}
+
+/// One rank is killed as soon as the folder of a checkpoint is there, which has its index last.
+void check_killed_save(size_t victim, const Texts& assignments) {
+  const TempDir dir;
+  const auto expected = train_alone(dir / "one", 9);
+  const std::string run = dir / "r";
+  int64_t step = 2;
+  bool was_cut = false;
+  for (; !was_cut && step < 9; ++step) {
+    Ranks ranks(2, 2, train_arguments(run, 9, "fsdp", assignments));
+    REQUIRE(wait_closely(step_folder(run, step)));
+    ranks[victim].signal(SIGKILL);
+    const auto results = ranks.wait();
+    CAPTURE(results[1 - victim].err);
+    CHECK(results[1 - victim].exit_code == 1);
+    was_cut = !fs::exists(step_folder(run, step) + "/index.json");
+  }
+  CHECK(was_cut);
+  Ranks(2, 2, train_arguments(run, 9, "fsdp", assignments)).finish();
+  test::check_losses(test::losses(run), expected);
+  CHECK(fs::exists(step_folder(run, 9) + "/index.json"));
+}
+
+TEST_CASE("several processes: rank 0 is killed in the middle of a save", "[apps][dist]") {
+  check_killed_save(0, {});
+}
+
+TEST_CASE("several processes: rank 1 is killed while it saves in the background", "[apps][dist]") {
+  check_killed_save(1, {"checkpoint.async_save=true"});
+}
+
+TEST_CASE("several processes: damaged shards are named, the checkpoint before them is used",
+          "[apps][dist]") {
   const TempDir dir;
   const std::string run = dir / "r";
-  auto arguments = train_arguments(run, 100000);
-  arguments.insert(arguments.end(), {"--set", "checkpoint.every=100000"});
-  Ranks ranks(2, 2, arguments);
-  REQUIRE(wait_for(run + "/metrics.jsonl"));
-  ranks[0].signal(SIGTERM);
+  const Texts keep_all{"checkpoint.keep_last=0"};
+  Ranks(2, 2, train_arguments(run, 4, "fsdp", keep_all)).finish();
+  const std::string first = "/model-00001-of-00002.safetensors";
+  const std::string second = "/model-00002-of-00002.safetensors";
+  std::string bytes = test::read_file(step_folder(run, 4) + second);
+  bytes.back() ^= 1;
+  test::write_file(step_folder(run, 4) + second, bytes);
+  fs::resize_file(step_folder(run, 3) + first, 1000);
+  fs::remove(step_folder(run, 2) + second);
+
+  Ranks(2, 2, train_arguments(run, 5, "fsdp", keep_all)).finish();
+  const std::string log = test::read_file(run + "/log.txt");
+  CHECK_THAT(log, Contains("step_0000004: not a valid checkpoint, passed over: "
+                           "model-00002-of-00002.safetensors has the checksum ") &&
+                      Contains("step_0000003: not a valid checkpoint, passed over: "
+                               "model-00001-of-00002.safetensors has 1000 bytes, expected ") &&
+                      Contains("step_0000002: not a valid checkpoint, passed over: "
+                               "model-00002-of-00002.safetensors is missing") &&
+                      Contains("going on after step 1 from "));
+  test::check_losses(test::losses(run), train_alone(dir / "one", 5));
+}
+
+TEST_CASE("several processes: a disk of one rank that fills up costs the new checkpoint only",
+          "[apps][dist]") {
+  const TempDir dir;
+  const std::string run = dir / "r";
+  Ranks(2, 2, train_arguments(run, 2, "fsdp")).finish();
+  // A file may have 100 KiB: the rank's part of the weights has more.
+  const LastRank full{.shell = "ulimit -f 100; trap '' XFSZ"};
+  for (const auto& result : Ranks(2, 2, train_arguments(run, 4, "fsdp"), full).wait()) {
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 1);
+    CHECK_THAT(result.err, Contains("checkpoint of step 3 not saved: rank 1: ") &&
+                               Contains("model-00002-of-00002.safetensors") &&
+                               Contains("File too large"));
+  }
+  CHECK_FALSE(fs::exists(step_folder(run, 3)));
+  Ranks(2, 2, train_arguments(run, 4, "fsdp")).finish();
+  test::check_losses(test::losses(run), train_alone(dir / "one", 4));
+}
+
+TEST_CASE("several processes: a signal to one or to all saves and ends with 0", "[apps][dist]") {
+  const bool is_for_all = GENERATE(true, false);
+  const TempDir dir;
+  const std::string run = dir / "r";
+  Ranks ranks(2, 2, train_arguments(run, 100000, "ddp", {"checkpoint.every=100000"}));
+  REQUIRE(test::wait_for(run + "/metrics.jsonl"));
+  if (is_for_all) ranks[0].signal(SIGTERM);
   ranks[1].signal(SIGTERM);
+  ranks.finish();
+  CHECK(fs::exists(run + "/checkpoints/latest"));
+  CHECK_THAT(test::read_file(run + "/log.txt"), Contains("all is saved"));
+}
+
+/// Every one of the ranks has to fail with all of the texts.
+void check_refused(Ranks ranks, const Texts& texts) {
   for (const auto& result : ranks.wait()) {
     CAPTURE(result.err);
-    CHECK(result.exit_code == 0);
+    CHECK(result.exit_code == 1);
+    for (const std::string& text : texts) CHECK_THAT(result.err, Contains(text));
   }
-  CHECK(fs::exists(run + "/checkpoints/latest"));
 }
 
 TEST_CASE("several processes: what cannot go together is named by all", "[apps][dist]") {
   const TempDir dir;
+  const std::string run = dir / "r";
   SECTION("another config") {
-    const auto results =
-        Ranks(2, 2, train_arguments(dir / "r", 4), {"--set", "optimizer.lr=0.25"}).wait();
-    for (const auto& result : results) {
-      CAPTURE(result.err);
-      CHECK(result.exit_code == 1);
-      CHECK_THAT(result.err, Contains("rank 1 (") && Contains("lr: 0.25") && Contains("rank 0"));
-    }
-    CHECK_FALSE(fs::exists(dir / "r/config.yaml"));
+    const LastRank other{.assignment = "optimizer.lr=0.25"};
+    check_refused(Ranks(2, 2, train_arguments(run, 4, "ddp"), other),
+                  {"rank 1 (", "lr: 0.25", "rank 0"});
+    CHECK_FALSE(fs::exists(run + "/config.yaml"));
   }
   SECTION("a rank that never arrives") {
-    const auto results = Ranks(4, 2, train_arguments(dir / "r", 4)).wait();
-    for (const auto& result : results) {
-      CAPTURE(result.err);
-      CHECK(result.exit_code == 1);
-      CHECK_THAT(result.err, Contains("ranks 2, 3 of 4 did not arrive within 20 s"));
-    }
+    check_refused(Ranks(4, 2, train_arguments(run, 4, "ddp", {"parallel.timeout_s=5"})),
+                  {"ranks 2, 3 of 4 did not arrive within 5 s"});
   }
   SECTION("ranks that do not divide the batch") {
-    const auto results = Ranks(3, 3, train_arguments(dir / "r", 4)).wait();
-    for (const auto& result : results) {
-      CAPTURE(result.err);
-      CHECK(result.exit_code == 1);
-      CHECK_THAT(result.err, Contains("global_batch_size") && Contains("3"));
-    }
+    check_refused(Ranks(3, 3, train_arguments(run, 4, "ddp")),
+                  {"global_batch_size is 4, which does not divide by 3 ranks", "; 6 would"});
   }
   SECTION("no strategy") {
-    const auto results = Ranks(2, 2, train_arguments(dir / "r", 4, "none")).wait();
-    for (const auto& result : results) {
-      CAPTURE(result.err);
-      CHECK(result.exit_code == 1);
-      CHECK_THAT(result.err, Contains("parallel.strategy is none, but 2 processes"));
-    }
+    check_refused(Ranks(2, 2, train_arguments(run, 4, "none")),
+                  {"parallel.strategy is none, but 2 processes"});
+  }
+  SECTION("a strategy that is not known") {
+    CHECK_THAT(test::vgen_error(train_arguments(run, 4, "fsdq")),
+               Contains("parallel.strategy") && Contains("fsdq") && Contains("hsdp"));
+  }
+  SECTION("a checkpoint of another model") {
+    Ranks(2, 2, train_arguments(run, 1, "fsdp")).finish();
+    check_refused(Ranks(2, 2, train_arguments(run, 2, "fsdp", {"model.codebook_size=32"})),
+                  {"step_0000001/model.safetensors: the tensors are not those of this model",
+                   "do not fit: ", "[64, 8], expected [32, 8]"});
+    CHECK_FALSE(fs::exists(step_folder(run, 2)));
   }
 }
 

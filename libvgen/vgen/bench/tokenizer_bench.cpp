@@ -19,6 +19,7 @@
 #include "vgen/tokenizer/vqgan.h"
 #include "vgen/train/matmul_peak.h"
 #include "vgen/train/optimizer.h"
+#include "vgen/train/plan_activations.h"
 
 namespace vgen::bench {
 namespace {
@@ -32,56 +33,24 @@ struct FlopCount {
   void conv(int64_t in, int64_t out, int64_t side, int64_t kernel = 3) {
     total += 2.0 * static_cast<double>(in * out * kernel * kernel * side * side);
   }
-  void res_block(int64_t in, int64_t out, int64_t side) {
-    conv(in, out, side);
-    conv(out, out, side);
-    if (in != out) conv(in, out, side, 1);
-  }
-  void attention(int64_t channels, int64_t side) {
-    for (int i = 0; i < 4; ++i) conv(channels, channels, side, 1);
-    total += 4.0 * static_cast<double>(channels) * std::pow(static_cast<double>(side), 4);
-  }
 };
 
+tokenizer::CoderConfig coder(const VqganConfig& config, const std::vector<int64_t>& ch_mult,
+                             int64_t num_res_blocks) {
+  return {.ch = config.ch,
+          .ch_mult = ch_mult,
+          .num_res_blocks = num_res_blocks,
+          .z_channels = config.z_channels};
+}
+
 double encoder_flops(const VqganConfig& config, int64_t side) {
-  FlopCount count;
-  count.conv(3, config.ch, side);
-  int64_t channels = config.ch;
-  for (size_t level = 0; level < config.encoder_ch_mult.size(); ++level) {
-    const int64_t out = config.ch * config.encoder_ch_mult[level];
-    const bool is_last = level + 1 == config.encoder_ch_mult.size();
-    for (int64_t i = 0; i < config.num_res_blocks; ++i, channels = out) {
-      count.res_block(channels, out, side);
-      if (is_last) count.attention(out, side);
-    }
-    if (!is_last) count.conv(out, out, side /= 2);
-  }
-  count.res_block(channels, channels, side);
-  count.attention(channels, side);
-  count.res_block(channels, channels, side);
-  count.conv(channels, config.z_channels, side);
-  return count.total;
+  const auto encoder = coder(config, config.encoder_ch_mult, config.num_res_blocks);
+  return train::encoder_cost(encoder, side).forward_flops;
 }
 
 double decoder_flops(const VqganConfig& config, int64_t side) {
-  FlopCount count;
-  const size_t levels = config.decoder_ch_mult.size();
-  side >>= levels - 1;
-  int64_t channels = config.ch * config.decoder_ch_mult.back();
-  count.conv(config.z_channels, channels, side);
-  count.res_block(channels, channels, side);
-  count.attention(channels, side);
-  count.res_block(channels, channels, side);
-  for (size_t level = levels; level-- > 0;) {
-    const int64_t out = config.ch * config.decoder_ch_mult[level];
-    for (int64_t i = 0; i <= config.num_res_blocks; ++i, channels = out) {
-      count.res_block(channels, out, side);
-      if (level + 1 == levels) count.attention(out, side);
-    }
-    if (level != 0) count.conv(out, out, side *= 2);
-  }
-  count.conv(channels, 3, side);
-  return count.total;
+  const auto decoder = coder(config, config.decoder_ch_mult, config.num_res_blocks + 1);
+  return train::decoder_cost(decoder, side).forward_flops;
 }
 
 constexpr int64_t kVggWidths[] = {64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512};
