@@ -63,7 +63,8 @@ void add_train(CLI::App& app) {
       std::fputs(train::resolved_config(options->train).c_str(), stdout);
       return;
     }
-    print_result(train::run(options->train));
+    const train::TrainResult result = train::run(options->train);
+    if (result.rank == 0) print_result(result);
   });
 }
 

@@ -141,7 +141,7 @@ class Run {
                "; all is saved, continue with --resume auto");
     }
     return {folder_.path(), trainer_.steps_done(), trainer_.total_steps(),
-            trainer_.steps_done() >= trainer_.total_steps(), validation_};
+            trainer_.steps_done() >= trainer_.total_steps(), validation_, strategy_.rank()};
   }
 
  private:

@@ -21,6 +21,7 @@ struct TrainResult {
   int64_t total_steps = 0;
   bool is_complete = false;               ///< false: a signal ended it, it can be resumed
   std::map<std::string, double> metrics;  ///< of the last validation
+  int64_t rank = 0;                       ///< of this process
 };
 
 /// The config with all its defaults, checked; nothing is opened or written.
