@@ -1,4 +1,4 @@
-// Checkpoints of several ranks: parts of tensors, and saving in the background.
+// Checkpoints of several ranks: parts of tensors.
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -9,10 +9,9 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <filesystem>
-#include <future>
 #include <mutex>
 
-#include "support/ranks.h"
+#include "checkpoint/parts_support.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/load.h"
@@ -21,113 +20,10 @@
 using namespace vgen;
 using namespace vgen::checkpoint;
 using Catch::Matchers::Contains;
+using test::files_in;
 namespace fs = std::filesystem;
 
 namespace {
-
-using GroupPtr = std::unique_ptr<dist::Group>;
-
-/// How parameters are cut: all of them as one row, or each by itself.
-enum class Layout { kFlat, kEach };
-
-constexpr const char* kFile = "model.safetensors";
-
-/// Odd sizes, two dtypes, one tensor without elements. Each element is another one's no more.
-NamedTensors parameters(double offset = 0) {
-  const auto values = [&](std::vector<int64_t> sizes) {
-    return (torch::arange(io::count_elements(sizes), torch::kFloat32) + offset).reshape(sizes);
-  };
-  return {{"one", values({1})},        {"three", values({3})},
-          {"seven", values({7, 1})},   {"half", values({5, 3}).to(torch::kBFloat16)},
-          {"matrix", values({9, 11})}, {"none", values({0, 4})}};
-}
-
-int64_t row_size(int64_t count, int64_t num_ranks) { return (count + num_ranks - 1) / num_ranks; }
-
-/// The elements [first, last) of a tensor as its part.
-NamedTensor part_of(const NamedTensor& item, int64_t first, int64_t last) {
-  const int64_t count = item.tensor.numel();
-  const int64_t begin = std::clamp<int64_t>(first, 0, count),
-                end = std::clamp<int64_t>(last, begin, count);
-  return {item.name, item.tensor.view(-1).slice(0, begin, end).clone(), item.tensor.sizes().vec(),
-          begin};
-}
-
-NamedTensors parts_of(const NamedTensors& tensors, int64_t rank, int64_t num_ranks,
-                      Layout layout = Layout::kFlat) {
-  int64_t total = 0, offset = 0;
-  for (const NamedTensor& item : tensors) total += item.tensor.numel();
-  NamedTensors parts;
-  for (const NamedTensor& item : tensors) {
-    const int64_t size = row_size(layout == Layout::kFlat ? total : item.tensor.numel(), num_ranks);
-    const int64_t start = layout == Layout::kFlat ? offset : 0;
-    parts.push_back(part_of(item, rank * size - start, (rank + 1) * size - start));
-    offset += item.tensor.numel();
-  }
-  return parts;
-}
-
-NamedTensors zeros_like(NamedTensors tensors) {
-  for (NamedTensor& item : tensors) item.tensor = torch::zeros_like(item.tensor);
-  return tensors;
-}
-
-bool are_equal(const NamedTensors& a, const NamedTensors& b) {
-  return std::ranges::equal(a, b, [](const NamedTensor& x, const NamedTensor& y) {
-    return x.name == y.name && x.begin == y.begin && torch::equal(x.tensor, y.tensor);
-  });
-}
-
-Snapshot snapshot_of(int64_t step, NamedTensors tensors) {
-  tensors.push_back({"count", torch::full({}, step, torch::kLong)});  // a buffer
-  io::Json state = io::Json::object();
-  state.set("step", io::Json::number(step));
-  return {.step = step,
-          .files = {{kFile, std::move(tensors), {{"format", "pt"}}}},
-          .state = std::move(state),
-          .metrics = {}};
-}
-
-Snapshot parts_snapshot(int64_t step, const dist::Group& group, Layout layout = Layout::kFlat) {
-  const NamedTensors whole = parameters(static_cast<double>(step));
-  return snapshot_of(step, parts_of(whole, group.rank(), group.size(), layout));
-}
-
-/// Every rank saves its parts.
-void save_parts(const std::string& run, int64_t num_ranks, int64_t step,
-                Layout layout = Layout::kFlat) {
-  test::run_ranks(num_ranks, [&](GroupPtr group) {
-    CheckpointStore(run + "/checkpoints", {}, group.get())
-        .save(parts_snapshot(step, *group, layout));
-  });
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-/// What each rank's body returned.
-std::vector<std::string> texts_of_ranks(int64_t num_ranks,
-                                        const std::function<std::string(dist::Group&)>& body) {
-  std::vector<std::string> texts(static_cast<size_t>(num_ranks));
-  test::run_ranks(
-      num_ranks, [&](GroupPtr group) { texts[static_cast<size_t>(group->rank())] = body(*group); });
-  return texts;
-}
-
-std::vector<std::string> files_in(const std::string& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::ranges::sort(names);
-  return names;
-}
 
 void flip_last_bit(const std::string& path) {
   std::string bytes = test::read_file(path);
@@ -495,86 +391,4 @@ TEST_CASE("sharded: processes killed at any point of saving leave the checkpoint
     CHECK(find_checkpoint(run.path()).step == 2);
     CHECK(files_in(run / "checkpoints/step_0000002").size() == (is_complete ? 4 : 5));
   }
-}
-
-TEST_CASE("async: the same bytes as in the foreground, while tensors go on changing",
-          "[checkpoint]") {
-  const test::TempDir run, other;
-  CheckpointStore(other / "checkpoints", {}).save(snapshot_of(1, parameters(1)));
-  CheckpointStore store(run / "checkpoints", {.async_save = true});
-  std::promise<void> may_write;
-  std::shared_future<void> gate = may_write.get_future().share();
-  store.before_write = [gate](std::string_view name) {
-    if (name == kFile) gate.wait();
-  };
-  NamedTensors tensors = parameters(1);
-  store.save(snapshot_of(1, tensors));
-  for (NamedTensor& item : tensors) item.tensor.fill_(-1);
-  store.poll();  // waits for nothing
-  CHECK_FALSE(check_checkpoint(run / "checkpoints/step_0000001").problem.empty());
-  may_write.set_value();
-  store.save(snapshot_of(2, parameters(2)));  // waits for the first, takes its memory
-  CHECK(check_checkpoint(run / "checkpoints/step_0000001").problem.empty());
-  store.finish();
-  for (const std::string name : {"model.safetensors", "state.json", "index.json"}) {
-    CHECK(test::read_file(run / ("checkpoints/step_0000001/" + name)) ==
-          test::read_file(other / ("checkpoints/step_0000001/" + name)));
-  }
-  NamedTensors loaded = zeros_like(parameters());
-  load_file(find_checkpoint(run.path()), kFile, loaded, {.optional = {"count"}});
-  CHECK(are_equal(loaded, parameters(2)));
-}
-
-TEST_CASE("async: an error is that of the next call, with the step", "[checkpoint]") {
-  const test::TempDir run;
-  CheckpointStore store(run / "checkpoints", {.async_save = true});
-  store.save(snapshot_of(1, parameters(1)));
-  store.finish();
-  store.before_write = [](std::string_view name) {
-    require(name != "index.json", ErrorCode::kUnavailable, "no space left");
-  };
-  store.save(snapshot_of(2, parameters(2)));
-  CHECK(test::error_of([&] { store.save(snapshot_of(3, parameters(3))); }) ==
-        "checkpoint of step 2 not saved: no space left");
-  CHECK_FALSE(fs::exists(run / "checkpoints/step_0000002"));
-  CHECK_FALSE(fs::exists(run / "checkpoints/step_0000003"));
-  CHECK_NOTHROW(store.finish());
-  CHECK(find_checkpoint(run.path()).step == 1);
-}
-
-TEST_CASE("async: whole files are valid without a further call", "[checkpoint]") {
-  const test::TempDir run;
-  { CheckpointStore(run / "checkpoints", {.async_save = true}).save(snapshot_of(1, parameters())); }
-  CHECK(find_checkpoint(run.path()).step == 1);
-}
-
-TEST_CASE("async: shards are a checkpoint once all are there and a call has found them",
-          "[checkpoint][dist]") {
-  const test::TempDir run;
-  save_parts(run.path(), 2, 1);
-  const std::string path = run / "checkpoints/step_0000002";
-  std::promise<void> may_write;
-  std::shared_future<void> gate = may_write.get_future().share();
-  const auto seen = texts_of_ranks(2, [&](dist::Group& group) {
-    CheckpointStore store(run / "checkpoints", {.async_save = true}, &group);
-    store.before_write = [&](std::string_view name) {
-      if (name.starts_with("model-00002")) gate.wait();
-    };
-    store.save(parts_snapshot(2, group));
-    store.poll();
-    std::string text = fs::exists(path + "/index.json") ? "too early" : "open";
-    group.barrier();
-    if (group.rank() == 0) may_write.set_value();
-    while (!fs::exists(path + "/index.json")) store.poll();
-    store.save(parts_snapshot(3, group));
-    store.finish();
-    return text;
-  });
-  CHECK(seen == std::vector<std::string>(2, "open"));
-  CHECK(check_checkpoint(path).problem.empty());
-  CHECK(find_checkpoint(run.path()).step == 3);
-  const NamedTensors expected = parameters(3);
-  NamedTensors loaded = zeros_like(expected);
-  load_file(find_checkpoint(run.path()), kFile, loaded, {.optional = {"count"}});
-  CHECK(are_equal(loaded, expected));
 }

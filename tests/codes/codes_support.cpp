@@ -18,6 +18,17 @@ codes::CodeInfo tiny_info() {
           .classes = {"c0", "c1", "c2"}};
 }
 
+codes::CodeInfo square_info(int64_t codebook_size) {
+  return {.tokenizer = "",
+          .codebook_size = codebook_size,
+          .image_size = 64,
+          .grid = {4, 4},
+          .patch_nums = {},
+          .crop_sets = {codes::parse_crop_set("center_flip")},
+          .precision = "fp32",
+          .classes = {"c0", "c1", "c2"}};
+}
+
 std::vector<int64_t> tiny_codes(const codes::CodeInfo& info, int64_t image) {
   std::vector<int64_t> codes;
   for (int64_t i = 0; i < info.num_crops() * info.num_tokens(); ++i) {

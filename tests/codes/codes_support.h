@@ -12,6 +12,9 @@ namespace vgen::test {
 /// Grid 2 x 3, 50 codes, center_flip and ten_crop:1.1, three classes.
 codes::CodeInfo tiny_info();
 
+/// Grid 4 x 4 of 64 x 64 pixels, center_flip, three classes; no tokenizer is named.
+codes::CodeInfo square_info(int64_t codebook_size);
+
 /// Codes of all crops of an image, A x T: all different for different (image, crop, token).
 std::vector<int64_t> tiny_codes(const codes::CodeInfo& info, int64_t image);
 

@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "dist/tower.h"
 #include "support/ranks.h"
 #include "support/support.h"
 #include "support/torch_support.h"
@@ -14,72 +15,14 @@
 #include "vgen/tensor/device.h"
 
 using namespace vgen;
-using Catch::Matchers::Contains;
 using dist::ParallelConfig;
 using dist::PhaseModel;
 using dist::Strategy;
+using test::parallel;
+using test::Shape;
+using test::Tower;
 
 namespace {
-
-/// Odd sizes on purpose: 7 x 5, 3 and 1 elements; `spare` has no part in the result.
-struct LayerImpl : torch::nn::Module {
-  LayerImpl(int64_t dim, int64_t hidden) {
-    up = register_module("up", torch::nn::Linear(dim, hidden));
-    gain = register_parameter("gain", torch::empty({3}));
-    spare = register_parameter("spare", torch::empty({3, 2}));
-    down = register_module("down", torch::nn::Linear(hidden, dim));
-    shift = register_parameter("shift", torch::empty({}));
-  }
-  torch::Tensor forward(const torch::Tensor& x) {
-    return x + gain.sum() * down(torch::tanh(up(x))) + shift;
-  }
-  torch::nn::Linear up{nullptr}, down{nullptr};
-  torch::Tensor gain, spare, shift;
-};
-TORCH_MODULE(Layer);
-
-struct Shape {
-  int64_t in = 4, dim = 7, hidden = 5, num_layers = 3, out = 2;
-};
-
-/// Layers as blocks, a matrix before and one after them.
-struct TowerImpl : torch::nn::Module {
-  TowerImpl(const Shape& shape, uint64_t seed) {
-    first = register_module("first", torch::nn::Linear(shape.in, shape.dim));
-    for (int64_t i = 0; i < shape.num_layers; ++i) {
-      layers.push_back(
-          register_module("layer" + std::to_string(i), Layer(shape.dim, shape.hidden)));
-    }
-    extra = register_parameter("extra", torch::empty({5}));  // has no part in the result
-    last = register_module("last", torch::nn::Linear(shape.dim, shape.out));
-    const torch::NoGradGuard no_grad;
-    const auto generator = at::detail::createCPUGenerator(seed);
-    const double bound = 1 / std::sqrt(static_cast<double>(shape.dim));
-    for (auto& parameter : parameters()) parameter.uniform_(-bound, bound, generator);
-  }
-  torch::Tensor forward(torch::Tensor x) {
-    x = first(x);
-    for (const Layer& layer : layers) {
-      x = run_block(*layer, {x}, [layer = layer](const std::vector<at::Tensor>& inputs) mutable {
-        return layer(inputs[0]);
-      });
-    }
-    return last(x);
-  }
-  PhaseModel model() {
-    PhaseModel model;
-    for (const auto& item : named_parameters()) {
-      model.names.push_back(item.key());
-      model.parameters.push_back(item.value());
-    }
-    for (const Layer& layer : layers) model.blocks.push_back(layer.ptr());
-    return model;
-  }
-  torch::nn::Linear first{nullptr}, last{nullptr};
-  torch::Tensor extra;
-  std::vector<Layer> layers;
-};
-TORCH_MODULE(Tower);
 
 struct Setup {
   ParallelConfig parallel = {};
@@ -96,13 +39,6 @@ struct Setup {
     return {device_type, static_cast<c10::DeviceIndex>(rank)};
   }
 };
-
-ParallelConfig parallel(const std::string& strategy, int64_t shard_ranks = 0) {
-  ParallelConfig config;
-  config.strategy = strategy;
-  config.shard_ranks = shard_ranks;
-  return config;
-}
 
 struct Run {
   std::vector<double> losses, norms;
@@ -456,158 +392,4 @@ TEST_CASE("sharded: memory is one part of the whole and a block", "[dist]") {
   const Run run = run_all(setup, train_tower)[0];
   CHECK(run.memory.parameters >= whole);
   CHECK(run.memory.gradients <= whole / 4 + block);
-}
-
-TEST_CASE("sharded: parts cover each parameter once", "[dist]") {
-  for (const std::string strategy : {"zero1", "fsdp"}) {
-    std::vector<std::vector<dist::ParameterPart>> parts(3);
-    torch::Tensor expected;
-    test::run_ranks(3, [&](std::unique_ptr<dist::Group> group) {
-      const int64_t rank = group->rank();
-      const auto sharded = dist::make_sharded(parallel(strategy), std::move(group), c10::kFloat, 1);
-      Tower tower(Shape(), static_cast<uint64_t>(rank));
-      if (rank == 0) expected = tower->layers[1]->up->weight.detach().flatten().clone();
-      sharded->attach({tower->model()}, {});
-      parts[static_cast<size_t>(rank)] = sharded->parts(0);
-      sharded->group().barrier();
-    });
-    std::vector<torch::Tensor> pieces;
-    int64_t end = 0;
-    for (const auto& of_rank : parts) {
-      CHECK(of_rank.size() == 3 * 7 + 5);
-      CHECK(of_rank.front().name == "extra");
-      for (const auto& part : of_rank) {
-        if (part.name != "layer1.up.weight") continue;
-        CHECK(part.sizes == std::vector<int64_t>{5, 7});
-        if (part.values.numel() == 0) continue;
-        CHECK(part.begin == end);
-        CHECK(part.values.scalar_type() == torch::kFloat);
-        end += part.values.numel();
-        pieces.push_back(part.values.detach());
-      }
-    }
-    CHECK(end == 35);
-    CHECK_THAT(torch::cat(pieces), test::AllClose(expected, test::kExact));
-  }
-}
-
-TEST_CASE("sharded: a parameter that one rank uses counts as zero on the others", "[dist]") {
-  std::vector<torch::Tensor> gradients(2), spare(2);
-  test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
-    const auto rank = static_cast<size_t>(group->rank());
-    const auto sharded = dist::make_sharded(parallel("fsdp"), std::move(group), c10::kFloat, 1);
-    Tower tower(Shape(), 3);
-    sharded->attach({tower->model()}, {});
-    sharded->begin();
-    const BlockRunnerGuard guard(sharded->runner());
-    auto loss = tower->forward(torch::ones({2, 4})).sum();
-    if (rank == 0) loss = loss + 3 * tower->extra.sum();
-    sharded->backward(0, loss, /*sync_gradients=*/true);
-    sharded->end();
-    for (const auto& part : sharded->parts(0)) {
-      if (part.name == "extra") gradients[rank] = part.values.grad();
-      if (part.name == "layer0.spare") spare[rank] = part.values.grad();
-    }
-    sharded->group().barrier();
-  });
-  int64_t count = 0;
-  for (const torch::Tensor& gradient : gradients) {
-    if (!gradient.defined()) continue;
-    count += gradient.numel();
-    CHECK_THAT(gradient, test::AllClose(torch::full_like(gradient, 1.5), test::kExact));
-  }
-  CHECK(count == 5);
-  CHECK_FALSE(spare[0].defined());
-  CHECK_FALSE(spare[1].defined());
-}
-
-TEST_CASE("sharded: a weight counts as changed by an update, not by a gather", "[dist]") {
-  for (const std::string strategy : {"zero1", "fsdp"}) {
-    std::vector<int64_t> versions;
-    std::vector<torch::Tensor> values(2);
-    test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
-      const auto rank = static_cast<size_t>(group->rank());
-      const auto sharded = dist::make_sharded(parallel(strategy), std::move(group), c10::kFloat, 1);
-      Tower tower(Shape(), 3);
-      sharded->attach({tower->model()}, {});
-      const torch::Tensor& weight = tower->layers[1]->up->weight;
-      const auto note = [&] {
-        if (rank == 0) versions.push_back(static_cast<int64_t>(weight._version()));
-      };
-      note();
-      sharded->begin();
-      const BlockRunnerGuard guard(sharded->runner());
-      const auto loss = tower->forward(torch::ones({2, 4})).sum();
-      sharded->backward(0, loss, /*sync_gradients=*/true);
-      sharded->end();
-      note();
-      {
-        const torch::NoGradGuard no_grad;
-        for (const auto& part : sharded->parts(0)) part.values.fill_(2);
-      }
-      sharded->updated(0);
-      note();
-      const auto whole = sharded->whole();
-      values[rank] = weight.detach().clone();
-      sharded->group().barrier();
-    });
-    REQUIRE(versions.size() == 3);
-    CHECK(versions[1] == versions[0]);
-    CHECK(versions[2] == versions[1] + 1);
-    for (const torch::Tensor& value : values) {
-      CHECK_THAT(value, test::AllClose(torch::full({5, 7}, 2), test::kExact));
-    }
-  }
-}
-
-TEST_CASE("sharded: a block is gathered twice in a step, the last one once", "[dist]") {
-  std::vector<int64_t> bytes(2);
-  test::run_ranks(2, [&](std::unique_ptr<dist::Group> group) {
-    const auto rank = static_cast<size_t>(group->rank());
-    const auto sharded = dist::make_sharded(parallel("fsdp"), std::move(group), c10::kFloat, 1);
-    Tower tower(Shape(), 3);
-    sharded->attach({tower->model()}, {});
-    for (int64_t step = 0; step < 3; ++step) {  // the first one does not know the order
-      const int64_t before = sharded->group().traffic().bytes;
-      sharded->begin();
-      const BlockRunnerGuard guard(sharded->runner());
-      sharded->backward(0, tower->forward(torch::ones({2, 4})).sum(), /*sync_gradients=*/true);
-      sharded->end();
-      sharded->updated(0);
-      bytes[rank] = sharded->group().traffic().bytes - before;
-    }
-    sharded->group().barrier();
-  });
-  // Elements, each parameter and each part a multiple of 16.
-  const int64_t block = 2 * 96, root = 2 * 48;
-  const int64_t gathered = (5 * block + root) / 2, summed = 3 * block + root;
-  const int64_t had_gradient = 3 * 7 + 5;
-  for (const int64_t given : bytes) CHECK(given == 4 * (gathered + summed + had_gradient));
-}
-
-TEST_CASE("sharded: buffers and weights are those of rank 0", "[dist]") {
-  std::vector<torch::Tensor> buffers(3);
-  test::run_ranks(3, [&](std::unique_ptr<dist::Group> group) {
-    const auto rank = static_cast<size_t>(group->rank());
-    const auto sharded = dist::make_sharded(parallel("hsdp", 3), std::move(group), c10::kFloat, 1);
-    Tower tower(Shape(), 3);
-    buffers[rank] = torch::full({2}, static_cast<double>(rank) + 4);
-    sharded->attach({tower->model()}, {buffers[rank]});
-    sharded->group().barrier();
-  });
-  for (const torch::Tensor& buffer : buffers) CHECK(buffer[1].item<float>() == 4);
-}
-
-TEST_CASE("sharded: groups of ranks that do not fit", "[dist]") {
-  const auto error = [](int64_t shard_ranks, int64_t ranks_per_host) {
-    return test::error_of([&] {
-      test::run_ranks(4, [&](std::unique_ptr<dist::Group> group) {
-        dist::make_sharded(parallel("hsdp", shard_ranks), std::move(group), c10::kFloat,
-                           ranks_per_host);
-      });
-    });
-  };
-  CHECK_THAT(error(3, 1), Contains("shard_ranks is 3, but 4 ranks") && Contains("one of 1, 2, 4"));
-  CHECK_THAT(error(0, 8), Contains("shard_ranks is 8 (the ranks of this host), but 4 ranks"));
-  CHECK_THAT(error(0, 0), Contains("a divisor of the 4 ranks"));
 }

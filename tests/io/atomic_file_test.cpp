@@ -18,18 +18,10 @@
 
 using namespace vgen;
 using Catch::Contains;
+using test::files_in;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::vector<std::string> files_in(const std::string& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::ranges::sort(names);
-  return names;
-}
 
 // What `body` throws in a child process that may change limits and mounts: its message, "" if
 // nothing was thrown, no value if the child died of a signal.

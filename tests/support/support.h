@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace vgen::test {
 
@@ -34,5 +35,8 @@ class TempDir {
 
 void write_file(const std::string& path, const std::string& bytes);
 std::string read_file(const std::string& path);
+
+/// Names in a folder, sorted.
+std::vector<std::string> files_in(const std::string& folder);
 
 }  // namespace vgen::test

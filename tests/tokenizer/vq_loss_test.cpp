@@ -192,7 +192,8 @@ TEST_CASE("discriminators: official sizes, names and output shapes", "[tokenizer
         "patchgan: disc_dim 0 and disc_num_layers 3, expected both at least 1");
 }
 
-TEST_CASE("stylegan discriminator: the official code's logits and gradient", "[tokenizer][golden]") {
+TEST_CASE("stylegan discriminator: the official code's logits and gradient",
+          "[tokenizer][golden]") {
   Discriminator stylegan = make_discriminator({.disc_type = "stylegan", .image_size = 32});
   {
     const torch::NoGradGuard no_grad;

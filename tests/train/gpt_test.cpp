@@ -150,14 +150,8 @@ TEST_CASE("gpt training: goes on from an official checkpoint's optimizer", "[tra
 class SmallRun {
  public:
   SmallRun() {
-    codes::CodeInfo info{.tokenizer = infer::load_tokenizer(tokenizer_).model->fingerprint(),
-                         .codebook_size = 128,
-                         .image_size = 64,
-                         .grid = {4, 4},
-                         .patch_nums = {},
-                         .crop_sets = {codes::parse_crop_set("center_flip")},
-                         .precision = "fp32",
-                         .classes = {"c0", "c1", "c2"}};
+    codes::CodeInfo info = test::square_info(128);
+    info.tokenizer = infer::load_tokenizer(tokenizer_).model->fingerprint();
     test::write_codes(dir_ / "codes", info, 12, 5);
     info.tokenizer = "vqgan-0123456789abcdef";
     test::write_codes(dir_ / "foreign", info, 12, 5);

@@ -29,14 +29,7 @@ constexpr int kSteps = 20;
 class Data {
  public:
   Data() {
-    const codes::CodeInfo info{.tokenizer = "",
-                               .codebook_size = 64,
-                               .image_size = 64,
-                               .grid = {4, 4},
-                               .patch_nums = {},
-                               .crop_sets = {codes::parse_crop_set("center_flip")},
-                               .precision = "fp32",
-                               .classes = {"c0", "c1", "c2"}};
+    const codes::CodeInfo info = test::square_info(64);
     test::write_codes(dir_ / "codes", info, 40, 16);
     codes::CodeInfo scales = info;
     scales.patch_nums = {1, 2, 3, 4};
@@ -165,9 +158,7 @@ void check_near(const std::vector<Losses>& found, const Losses& expected, double
     for (size_t step = 0; step < values.size(); ++step) {
       INFO("step " << step + 1);
       CHECK(found[0].at(name)[step] ==
-            Approx(values[step])
-                .epsilon(is_ratio ? ratios : 1e-5)
-                .margin(is_signed ? 1e-5 : 1e-6));
+            Approx(values[step]).epsilon(is_ratio ? ratios : 1e-5).margin(is_signed ? 1e-5 : 1e-6));
     }
   }
 }

@@ -24,15 +24,7 @@ using GroupPtr = std::unique_ptr<dist::Group>;
 
 /// A GPT on `num_images` images of random codes.
 std::string config(const test::TempDir& dir, int64_t num_images, int64_t batch_size) {
-  const codes::CodeInfo info{.tokenizer = "",
-                             .codebook_size = 64,
-                             .image_size = 64,
-                             .grid = {4, 4},
-                             .patch_nums = {},
-                             .crop_sets = {codes::parse_crop_set("center_flip")},
-                             .precision = "fp32",
-                             .classes = {"c0", "c1", "c2"}};
-  test::write_codes(dir / "codes", info, num_images, 16);
+  test::write_codes(dir / "codes", test::square_info(64), num_images, 16);
   return str_cat("task: gpt\nsteps: 100\nprecision: fp32\nthreads: 1\nema_decay: 0.9\n",
                  "global_batch_size: ", batch_size,
                  "\nmodel: {vocab_size: 64, block_size: 16, n_layer: 2, n_head: 2, dim: 40, "

@@ -223,14 +223,9 @@ TEST_CASE("var training: the operations of a sample are counted by hand", "[trai
 class SmallRun {
  public:
   SmallRun() {
-    codes::CodeInfo info{.tokenizer = "",
-                         .codebook_size = 64,
-                         .image_size = 8,
-                         .grid = {4, 4},
-                         .patch_nums = {1, 2, 3, 4},
-                         .crop_sets = {codes::parse_crop_set("center_flip")},
-                         .precision = "fp32",
-                         .classes = {"c0", "c1", "c2"}};
+    codes::CodeInfo info = test::square_info(64);
+    info.image_size = 8;
+    info.patch_nums = {1, 2, 3, 4};
     test::write_codes(dir_ / "codes", info, 12, 5);
     info.tokenizer = "multi-scale-0123456789abcdef";
     test::write_codes(dir_ / "foreign", info, 12, 5);
