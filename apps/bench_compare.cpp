@@ -27,14 +27,7 @@ void add_bench_compare(CLI::App& bench) {
                    "Sides of VAR's scales instead of its own; the last is the GPT's grid")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
-  command->add_option("--precision", config.precisions, "What weights are stored in")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
-      ->capture_default_str();
-  command->add_option("--batch", config.batches, "Images at once")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_drawing_options(*command, config);
   command->add_option("--repeats", config.repeats, "Timed runs after one that is not")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -72,14 +72,7 @@ void add_bench_gpt(CLI::App& bench) {
   command->add_option("--size", config.size, "B, L, XL, XXL, XXXL, 1B, 3B, 7B; random weights")
       ->capture_default_str();
   command->add_option("--checkpoint", config.checkpoint, "Weights of a file instead");
-  command->add_option("--precision", config.precisions, "What weights are stored in")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
-      ->capture_default_str();
-  command->add_option("--batch", config.batches, "Images at once")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_drawing_options(*command, config);
   command->add_option("--cfg-scale", config.cfg_scale, "Guidance, up to 1 = off")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -26,14 +26,7 @@ void add_bench_var(CLI::App& bench) {
       ->check(CLI::PositiveNumber);
   command->add_option("--checkpoint", config.checkpoint, "Weights of a file instead");
   command->add_option("--tokenizer", config.tokenizer, "The same of the tokenizer");
-  command->add_option("--precision", config.precisions, "What weights are stored in")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
-      ->capture_default_str();
-  command->add_option("--batch", config.batches, "Images at once")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_drawing_options(*command, config);
   command->add_option("--cfg-scale", config.cfg_scale, "Guidance, 0 = off")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -24,9 +24,7 @@ import sys
 import tempfile
 import time
 
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "17179869184",
-                     "MALLOC_TOP_PAD_": "67108864"}
+from common import KEEP_FREED_MEMORY
 
 
 def center_crop(image, size):

@@ -30,11 +30,10 @@ import sys
 import tempfile
 import time
 
+from common import KEEP_FREED_MEMORY
+
 CASES = ["B:fp32:1", "B:bf16:1", "B:int8:1", "B:bf16:8", "L:bf16:1", "L:int8:1", "process"]
 NUM_TOKENS = 256
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "17179869184",
-                     "MALLOC_TOP_PAD_": "67108864"}
 
 
 def import_official(path):

@@ -26,11 +26,10 @@ import sys
 import time
 import types
 
+from common import KEEP_FREED_MEMORY
+
 CASES = ["encode:fp32:1", "encode:fp32:8", "decode:fp32:1", "decode:fp32:8", "encode:bf16:1",
          "encode:bf16:8", "decode:bf16:1", "decode:bf16:8", "train:fp32:2", "train:bf16:2"]
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "17179869184",
-                     "MALLOC_TOP_PAD_": "67108864"}
 
 
 def stand_in_modules():

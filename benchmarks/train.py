@@ -23,11 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "17179869184",
-                     "MALLOC_TOP_PAD_": "67108864"}
+from common import KEEP_FREED_MEMORY, official_var_builder
 
 
 def official_gpt(path, size, batch):
@@ -46,18 +43,7 @@ def official_gpt(path, size, batch):
 def official_var(path, size, batch):
     import torch
 
-    sys.path[0] = str(path)
-    hub = types.ModuleType("huggingface_hub")
-
-    class Nothing:
-        def __init_subclass__(cls, **arguments):
-            pass
-
-    hub.PyTorchModelHubMixin = Nothing
-    sys.modules["huggingface_hub"] = hub
-    from models import build_vae_var
-
-    vae, model = build_vae_var(device="cpu", depth=int(size.removeprefix("d")))
+    vae, model = official_var_builder(path)(device="cpu", depth=int(size.removeprefix("d")))
     for parameter in vae.parameters():  # the official builder leaves some uninitialised
         torch.nn.init.normal_(parameter, std=0.02)
     codes = [torch.randint(4096, (batch, n * n)) for n in model.patch_nums]

@@ -23,26 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
+
+from common import KEEP_FREED_MEMORY, official_var_builder
 
 CASES = ["fp32:1", "bf16:1", "int8:1", "fp32:4", "bf16:4"]
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
-                     "MALLOC_TRIM_THRESHOLD_": "17179869184",
-                     "MALLOC_TOP_PAD_": "67108864"}
 
 
 def build_official(path, depth):
-    sys.path[0] = str(path)
-    hub = types.ModuleType("huggingface_hub")
-
-    class Nothing:
-        def __init_subclass__(cls, **arguments):
-            pass
-
-    hub.PyTorchModelHubMixin = Nothing
-    sys.modules["huggingface_hub"] = hub
-    from models import build_vae_var
-    return build_vae_var(device="cpu", depth=depth)
+    return official_var_builder(path)(device="cpu", depth=depth)
 
 
 def write_checkpoints(args):
