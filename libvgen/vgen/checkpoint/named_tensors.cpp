@@ -183,8 +183,7 @@ detail::Match detail::match(const NamedTensors& targets, const std::vector<Store
 void detail::copy_row(const NamedTensor& target, const at::Tensor& out, const at::Tensor& row,
                       int64_t begin) {
   const int64_t first = std::max(begin, target.begin);
-  const int64_t count =
-      std::min(begin + row.numel(), target.begin + target.tensor.numel()) - first;
+  const int64_t count = std::min(begin + row.numel(), target.begin + target.tensor.numel()) - first;
   if (count <= 0) return;
   out.narrow(0, first - target.begin, count).copy_(row.narrow(0, first - begin, count));
 }
@@ -197,7 +196,9 @@ bool detail::may_share(const NamedTensor& target, io::Dtype dtype, const LoadOpt
 LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
                      const LoadOptions& options) {
   std::vector<detail::Stored> stored;
-  for (const auto& [name, array] : state.tensors) stored.push_back({name, array.dtype, array.shape});
+  for (const auto& [name, array] : state.tensors) {
+    stored.push_back({name, array.dtype, array.shape});
+  }
   const std::string key = state.key.empty() ? std::string() : str_cat(" ('", state.key, "')");
   const detail::Match match = detail::match(targets, stored, options, state.source + key);
   const at::NoGradGuard no_grad;

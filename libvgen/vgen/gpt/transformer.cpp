@@ -164,8 +164,8 @@ torch::Tensor TransformerImpl::forward(const GptBatch& batch) {
   const auto rope_SP2 = rope_SP2_.slice(0, 0, x_BSC.size(1));
   for (const auto& layer : *layers_) {
     auto* block = layer->as<Block>();
-    const auto forward = [block, rope_SP2, mask_B1SS = batch.mask_B1SS](
-                             const std::vector<torch::Tensor>& inputs) {
+    const auto forward = [block, rope_SP2,
+                          mask_B1SS = batch.mask_B1SS](const std::vector<torch::Tensor>& inputs) {
       return block->forward(inputs[0], rope_SP2, mask_B1SS);
     };
     x_BSC = run_block(*block, {x_BSC}, forward);

@@ -14,8 +14,8 @@ struct GptWeights : ModelWeights {
   gpt::GptConfig config = {};
 };
 
-/// The parameters and buffers of a training transformer (gpt/transformer.h) and their shapes, in the
-/// order of its state dict; nothing is allocated.
+/// The parameters and buffers of a training transformer (gpt/transformer.h) and their shapes, in
+/// the order of its state dict; nothing is allocated.
 NamedShapes gpt_shapes(const gpt::GptConfig& config);
 
 /// The weights that lie in a file, not copied. Names beyond those that the config calls for are

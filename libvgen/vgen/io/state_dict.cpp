@@ -221,9 +221,8 @@ StateDict read_whole(SlicedFile& file) {
     state.tensors.push_back({tensor.name, file.whole(tensor)});
   }
   for (const FileBytes& bytes : file.opened()) {
-    const bool is_held = std::ranges::any_of(state.tensors, [&](const NamedArray& tensor) {
-      return tensor.array.owner == bytes.owner;
-    });
+    const bool is_held = std::ranges::any_of(
+        state.tensors, [&](const NamedArray& tensor) { return tensor.array.owner == bytes.owner; });
     if (is_held) state.mappings.push_back(bytes.bytes);  // else it is unmapped on return
   }
   return state;

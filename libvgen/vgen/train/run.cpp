@@ -140,8 +140,12 @@ class Run {
                " after step ", trainer_.steps_done(),
                "; all is saved, continue with --resume auto");
     }
-    return {folder_.path(), trainer_.steps_done(), trainer_.total_steps(),
-            trainer_.steps_done() >= trainer_.total_steps(), validation_, strategy_.rank()};
+    return {folder_.path(),
+            trainer_.steps_done(),
+            trainer_.total_steps(),
+            trainer_.steps_done() >= trainer_.total_steps(),
+            validation_,
+            strategy_.rank()};
   }
 
  private:

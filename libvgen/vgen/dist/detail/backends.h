@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
