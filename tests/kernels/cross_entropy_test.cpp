@@ -110,10 +110,19 @@ TEST_CASE("cross entropy: no rows, other strides, any number of threads", "[kern
   const auto target = torch::randint(1000, {64, 2}, torch::kLong).select(1, 1);
   const auto expected = plain(logits.to(torch::kFloat64), target, 0);
   const int before = at::get_num_threads();
-  for (const int threads : {1, 2, 5}) {
+  at::set_num_threads(1);
+  const auto one = cross_entropy(logits, target);
+  const auto gradient_of = [&] {
+    return cross_entropy_gradient(logits, target, one.log_sum_N, torch::ones({64}));
+  };
+  const auto one_gradient = gradient_of();
+  CHECK_THAT(one.loss_N.to(torch::kFloat64), test::AllClose(expected, test::kFloat32));
+  for (const int threads : {2, 5}) {
     at::set_num_threads(threads);
-    CHECK_THAT(cross_entropy(logits, target).loss_N.to(torch::kFloat64),
-               test::AllClose(expected, test::kFloat32));
+    const auto several = cross_entropy(logits, target);
+    CHECK(torch::equal(several.loss_N, one.loss_N));
+    CHECK(torch::equal(several.log_sum_N, one.log_sum_N));
+    CHECK(torch::equal(gradient_of(), one_gradient));
   }
   at::set_num_threads(before);
 }

@@ -44,20 +44,25 @@ void read_row(const at::Tensor& weight, int64_t row, float* to) {
   }
 }
 
+/// Floats from one row of a block to the next while it is packed: where K is a power of two, rows
+/// without a gap would displace each other from the first cache.
+int64_t row_stride(int64_t in_features) { return in_features + 16; }
+
 // rows_BK, kBlock rows of K, to the block's layout.
 void store_block(const float* rows_BK, int64_t in_features, Storage storage, std::byte* to) {
+  const int64_t stride = row_stride(in_features);
   if (storage == Storage::kFloat32) {
     auto* out = reinterpret_cast<float*>(to);
     for (int64_t k = 0; k < in_features; ++k) {
-      for (int64_t n = 0; n < kBlock; ++n) out[k * kBlock + n] = rows_BK[n * in_features + k];
+      for (int64_t n = 0; n < kBlock; ++n) out[k * kBlock + n] = rows_BK[n * stride + k];
     }
     return;
   }
   auto* out = reinterpret_cast<at::BFloat16*>(to);
   for (int64_t k = 0; k < in_features; k += 2) {
     for (int64_t n = 0; n < kBlock; ++n) {
-      out[k * kBlock + n * 2] = at::BFloat16(rows_BK[n * in_features + k]);
-      out[k * kBlock + n * 2 + 1] = at::BFloat16(rows_BK[n * in_features + k + 1]);
+      out[k * kBlock + n * 2] = at::BFloat16(rows_BK[n * stride + k]);
+      out[k * kBlock + n * 2 + 1] = at::BFloat16(rows_BK[n * stride + k + 1]);
     }
   }
 }
@@ -65,7 +70,7 @@ void store_block(const float* rows_BK, int64_t in_features, Storage storage, std
 void store_int8_block(const float* rows_BK, int64_t in_features, std::byte* to, float* scale) {
   auto* out = reinterpret_cast<int8_t*>(to);
   for (int64_t n = 0; n < kBlock; ++n) {
-    const float* row = rows_BK + n * in_features;
+    const float* row = rows_BK + n * row_stride(in_features);
     float largest = 0;
     for (int64_t k = 0; k < in_features; ++k) largest = std::max(largest, std::abs(row[k]));
     scale[n] = largest / 127;
@@ -147,11 +152,11 @@ void PackedLinear::pack(const std::vector<const at::Tensor*>& row_source,
   buffer_ = AlignedBuffer(static_cast<size_t>(num_blocks_ * block_bytes));
   if (storage_ == Storage::kInt8) scale_.resize(num_blocks_ * kBlock);
   at::parallel_for(0, num_blocks_, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> rows_BK(kBlock * in_features_);
+    std::vector<float> rows_BK(kBlock * row_stride(in_features_));
     for (int64_t block = begin; block < end; ++block) {
       for (int64_t i = 0; i < kBlock; ++i) {
         const int64_t row = block * kBlock + i;
-        float* to = rows_BK.data() + i * in_features_;
+        float* to = rows_BK.data() + i * row_stride(in_features_);
         if (row < num_rows && row_source[row] != nullptr) {
           read_row(*row_source[row], row_index[row], to);
         } else {

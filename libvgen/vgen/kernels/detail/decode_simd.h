@@ -73,27 +73,44 @@ constexpr int64_t weight_bytes(int64_t count) {
   return count * (kStorage == Storage::kFloat32 ? 4 : kStorage == Storage::kBFloat16 ? 2 : 1);
 }
 
+// The chunk that comes next is asked from memory while this one is multiplied, evenly: `stride`
+// bytes further with every input. The hardware's own prefetcher stops at page boundaries.
+struct Ahead {
+  const std::byte* from;
+  int64_t stride;
+
+  /// Of `parts` passes over a chunk of `size` inputs, what pass `part` asks for.
+  Ahead share(int64_t part, int64_t parts, int64_t size) const {
+    const int64_t step = (stride + parts - 1) / parts;
+    return {from + part * step * size, step};
+  }
+};
+
 // Adds the products of `size` inputs to `sum`. weight: the first of the vectors' columns.
 template <Storage kStorage, int kRows, int kVectors>
-inline __attribute__((always_inline)) void multiply(const std::byte* weight, const float* x,
-                                                    int64_t x_stride, int64_t size,
+inline __attribute__((always_inline)) void multiply(const std::byte* weight, const Ahead& ahead,
+                                                    const float* x, int64_t x_stride, int64_t size,
                                                     Floats (&sum)[kRows][kVectors]) {
   constexpr int64_t kStep = kStorage == Storage::kBFloat16 ? 2 : 1;
-  constexpr int64_t kAhead = 4096;  // bytes; the hardware's prefetcher stops at page boundaries
   for (int64_t k = 0; k < size; k += kStep) {
     const std::byte* row = weight + weight_bytes<kStorage>(k * kBlock);
-    __builtin_prefetch(row + kAhead);
+    __builtin_prefetch(ahead.from + k * ahead.stride);
     if constexpr (kStorage == Storage::kBFloat16) {
-      Floats first[kVectors], second[kVectors];
+      // One after the other: both together, beside the sums, are more than there are registers.
+      Floats column[kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        const Words pairs = load<Words>(row + v * kWidth * 4);
-        first[v] = first_of_pairs(pairs);
-        second[v] = second_of_pairs(pairs);
+        column[v] = first_of_pairs(load<Words>(row + v * kWidth * 4));
       }
       for (int r = 0; r < kRows; ++r) {
-        const Floats x0 = broadcast(x[r * x_stride + k]), x1 = broadcast(x[r * x_stride + k + 1]);
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += first[v] * x0;
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += second[v] * x1;
+        const Floats x0 = broadcast(x[r * x_stride + k]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += column[v] * x0;
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        column[v] = second_of_pairs(load<Words>(row + v * kWidth * 4));
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const Floats x1 = broadcast(x[r * x_stride + k + 1]);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += column[v] * x1;
       }
     } else {
       Floats column[kVectors];
@@ -111,9 +128,10 @@ inline __attribute__((always_inline)) void multiply(const std::byte* weight, con
 
 // The 32 outputs of a block for kRows rows, kVectors vectors at a time, added to tile (rows, 32).
 template <Storage kStorage, int kRows, int kVectors>
-void multiply_rows(const std::byte* weight, const float* x, int64_t x_stride, int64_t size,
-                   float* tile) {
-  for (int column = 0; column < kBlock; column += kVectors * kWidth) {
+void multiply_rows(const std::byte* weight, const Ahead& ahead, const float* x, int64_t x_stride,
+                   int64_t size, float* tile) {
+  constexpr int kColumns = kVectors * kWidth;
+  for (int column = 0; column < kBlock; column += kColumns) {
     Floats sum[kRows][kVectors];
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
@@ -122,7 +140,9 @@ void multiply_rows(const std::byte* weight, const float* x, int64_t x_stride, in
     }
     // Pairs of bfloat16: a column of the block is four bytes wide there too.
     const int64_t column_bytes = kStorage == Storage::kInt8 ? column : column * 4;
-    multiply<kStorage, kRows, kVectors>(weight + column_bytes, x, x_stride, size, sum);
+    multiply<kStorage, kRows, kVectors>(weight + column_bytes,
+                                        ahead.share(column / kColumns, kBlock / kColumns, size), x,
+                                        x_stride, size, sum);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         store(tile + r * kBlock + column + v * kWidth, sum[r][v]);
@@ -132,13 +152,13 @@ void multiply_rows(const std::byte* weight, const float* x, int64_t x_stride, in
 }
 
 template <Storage kStorage, int kRows>
-inline void multiply_some(int64_t num_rows, const std::byte* weight, const float* x,
-                          int64_t x_stride, int64_t size, float* tile) {
+inline void multiply_some(int64_t num_rows, const std::byte* weight, const Ahead& ahead,
+                          const float* x, int64_t x_stride, int64_t size, float* tile) {
   if (num_rows == kRows) {
     constexpr int kVectors = kRows <= kWideRows ? kWideVectors : kNarrowVectors;
-    multiply_rows<kStorage, kRows, kVectors>(weight, x, x_stride, size, tile);
+    multiply_rows<kStorage, kRows, kVectors>(weight, ahead, x, x_stride, size, tile);
   } else if constexpr (kRows > 1) {
-    multiply_some<kStorage, kRows - 1>(num_rows, weight, x, x_stride, size, tile);
+    multiply_some<kStorage, kRows - 1>(num_rows, weight, ahead, x, x_stride, size, tile);
   }
 }
 
@@ -189,14 +209,14 @@ inline void widen_pairs(const std::byte* from, int64_t size, float* to) {
 
 // The products of one chunk of a block with all rows, added to tile.
 template <Storage kStorage>
-inline void multiply_chunk(const std::byte* weight, const float* x, int64_t x_stride, int64_t size,
-                           int64_t num_rows, float* tile) {
+inline void multiply_chunk(const std::byte* weight, const Ahead& ahead, const float* x,
+                           int64_t x_stride, int64_t size, int64_t num_rows, float* tile) {
   const int64_t num_groups = (num_rows + kNarrowRows - 1) / kNarrowRows;
   int64_t row = 0;
   for (int64_t group = 0; group < num_groups; ++group) {
     const int64_t count = (num_rows - row) / (num_groups - group);
-    multiply_some<kStorage, kNarrowRows>(count, weight, x + row * x_stride, x_stride, size,
-                                         tile + row * kBlock);
+    multiply_some<kStorage, kNarrowRows>(count, weight, ahead.share(group, num_groups, size),
+                                         x + row * x_stride, x_stride, size, tile + row * kBlock);
     row += count;
   }
 }
@@ -204,12 +224,14 @@ inline void multiply_chunk(const std::byte* weight, const float* x, int64_t x_st
 template <Storage kStorage>
 void linear_pass(const LinearArgs& args, int64_t first_block, int64_t last_block, int64_t first_row,
                  int64_t num_rows) {
-  // With many rows it pays to widen bfloat16 once for all of them. The sums are the same.
+  // With many groups of rows it pays to widen bfloat16 once for all of them, and not in registers
+  // for each. The sums are the same.
+  constexpr int64_t kFewGroups = 3;
   constexpr int64_t kWideSize = kInputChunk;
-  const bool is_widened = kStorage == Storage::kBFloat16 && args.has_chunks;
-  const int64_t chunk = args.has_chunks           ? kInputChunk
-                        : num_rows <= kNarrowRows ? args.in_features
-                                                  : kChunkBytes / weight_bytes<kStorage>(kBlock);
+  const bool is_widened =
+      kStorage == Storage::kBFloat16 && args.has_chunks && num_rows > kFewGroups * kNarrowRows;
+  constexpr int64_t kStride = weight_bytes<kStorage>(kBlock);
+  const int64_t chunk = args.has_chunks ? kInputChunk : kChunkBytes / kStride;
   const int64_t x_stride = args.has_chunks ? kInputChunk : args.in_features;
   alignas(64) float tile[kMaxRows * kBlock];
   alignas(64) float wide[kStorage == Storage::kBFloat16 ? kWideSize * kBlock : 1];
@@ -222,12 +244,13 @@ void linear_pass(const LinearArgs& args, int64_t first_block, int64_t last_block
       const std::byte* part = weight + weight_bytes<kStorage>(k * kBlock);
       const float* x = args.has_chunks ? args.x + k * args.num_rows + first_row * kInputChunk
                                        : args.x + first_row * args.in_features + k;
+      const Ahead ahead{part + size * kStride, kStride};
       if (is_widened) {
         widen_pairs(part, size, wide);
-        multiply_chunk<Storage::kFloat32>(reinterpret_cast<const std::byte*>(wide), x, x_stride,
-                                          size, num_rows, tile);
+        multiply_chunk<Storage::kFloat32>(reinterpret_cast<const std::byte*>(wide), ahead, x,
+                                          x_stride, size, num_rows, tile);
       } else {
-        multiply_chunk<kStorage>(part, x, x_stride, size, num_rows, tile);
+        multiply_chunk<kStorage>(part, ahead, x, x_stride, size, num_rows, tile);
       }
     }
     finish_block(args, block, first_row, num_rows, tile);
