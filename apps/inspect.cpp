@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 
 #include "commands.h"
@@ -31,11 +30,10 @@ void add_inspect(CLI::App& app) {
   command->footer("Example:\n  vgen inspect vq_ds16_c2i.pt --filter 'model.encoder.*'\n");
   command->callback([options] {
     std::string& path = options->config.path;
-    // A folder that is a checkpoint itself is listed as it is, unless it is to be checked.
-    const bool is_listed =
-        std::filesystem::exists(path + "/index.json") && !options->config.must_verify;
-    if (!is_listed && checkpoint::is_checkpoint_path(path)) {
-      path = checkpoint::find_checkpoint(path).path;
+    if (checkpoint::is_checkpoint_path(path)) {
+      path = checkpoint::newest_checkpoint(path);
+      // Of all its files; none is passed over for an older one.
+      if (options->config.must_verify) path = checkpoint::find_checkpoint(path).path;
     }
     const io::InspectReport report = io::inspect(options->config);
     const auto text = options->is_json ? io::report_json(report) : io::format_report(report);

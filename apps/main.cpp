@@ -37,8 +37,12 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // prints help or version
-    std::fprintf(stderr, "vgen: error: %s; see `%s --help`\n",
-                 vgen::printable(error.what(), 500).c_str(), command_path(app).c_str());
+    std::string what = error.what();
+    if (app.get_subcommands().empty() && !app.remaining().empty()) {
+      what = vgen::str_cat("there is no command '", app.remaining().front(), "'");
+    }
+    std::fprintf(stderr, "vgen: error: %s; see `%s --help`\n", vgen::printable(what, 500).c_str(),
+                 command_path(app).c_str());
     return 2;
   } catch (const vgen::Error& error) {
     std::fprintf(stderr, "vgen: error: %s\n", error.what());

