@@ -225,8 +225,6 @@ TEST_CASE("plan: bytes of a rank as the strategies take them", "[dist]") {
     CHECK(static_cast<double>(planned.gathered) == Approx(found.gathered).epsilon(0.1));
     CHECK(static_cast<double>(planned.optimizer) == Approx(2 * found.part_bytes).epsilon(0.1));
     CHECK(planned.averages * 2 == planned.optimizer);
-    CHECK(planned.total() == planned.parameters + planned.gradients + planned.optimizer +
-                                 planned.averages + planned.gathered + planned.buffers);
   }
 }
 

@@ -74,5 +74,6 @@ void MemoryCount::reset_peak() { of_all.peak = of_all.now.load(); }
 ThreadMemoryCount::ThreadMemoryCount() { of_thread = std::make_shared<Bytes>(); }
 ThreadMemoryCount::~ThreadMemoryCount() { of_thread.reset(); }
 int64_t ThreadMemoryCount::peak() const { return of_thread->peak; }
+void ThreadMemoryCount::reset_peak() { of_thread->peak = of_thread->now.load(); }
 
 }  // namespace vgen::test

@@ -30,6 +30,7 @@ class ThreadMemoryCount {
   ThreadMemoryCount& operator=(const ThreadMemoryCount&) = delete;
 
   int64_t peak() const;
+  void reset_peak();
 };
 
 }  // namespace vgen::test

@@ -4,9 +4,11 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "support/count_memory.h"
+#include "support/ranks.h"
 #include "support/support.h"
 #include "vgen/core/strings.h"
 #include "vgen/dist/activation_checkpoint.h"
@@ -100,11 +102,10 @@ void check_kept(const std::function<torch::Tensor()>& loss,
 /// The GPT on the same random codes in every step.
 class FixedTask : public GptTask {
  public:
-  explicit FixedTask(const GptRunConfig& config)
+  FixedTask(const GptRunConfig& config, int64_t ranks)
       : GptTask(config,
-                {.micro_batch_size = config.run.global_batch_size / config.run.grad_accum_steps,
-                 .is_training = false}),
-        micro_batch_(config.run.global_batch_size / config.run.grad_accum_steps),
+                {.micro_batch_size = micro_batch_size(config.run, ranks), .is_training = false}),
+        micro_batch_(micro_batch_size(config.run, ranks)),
         model_(config.model) {}
   void next_batches(int64_t count) override {
     codes::CodeBatch batch{
@@ -122,16 +123,23 @@ class FixedTask : public GptTask {
   gpt::GptConfig model_;
 };
 
-/// The most that a run of one process has at a time in its second step, weights included.
-int64_t measured_step(const GptRunConfig& config) {
-  test::MemoryCount count;
-  FixedTask task(config);
-  const auto strategy = dist::single_process(config.run.parallel);
-  Trainer trainer(config.run, task, *strategy, torch::kCPU);
-  trainer.step();
-  count.reset_peak();
-  trainer.step();
-  return count.peak();
+/// The most that a rank has at a time in its second step, weights included.
+int64_t measured_step(const GptRunConfig& config, int64_t ranks) {
+  const test::MemoryCount counted;
+  std::vector<int64_t> peaks(static_cast<size_t>(ranks));
+  test::run_ranks(ranks, [&](std::unique_ptr<dist::Group> group) {
+    test::ThreadMemoryCount count;
+    const auto strategy =
+        dist::make_strategy(config.run.parallel, std::move(group), torch::kFloat, ranks);
+    FixedTask task(config, ranks);
+    Trainer trainer(config.run, task, *strategy, torch::kCPU);
+    trainer.step();
+    count.reset_peak();
+    trainer.step();
+    peaks[static_cast<size_t>(strategy->rank())] = count.peak();
+    strategy->group().barrier();
+  });
+  return *std::ranges::max_element(peaks);
 }
 
 PlanReport plan(const std::string& config, const PlanOptions& options = {}) {
@@ -206,18 +214,21 @@ TEST_CASE("plan: what VAR keeps for its backward pass", "[train]") {
       loss, [&](const auto& setup) { return var_activations(config, setup); }, batch);
 }
 
-TEST_CASE("plan: a whole training step of one process", "[train]") {
+TEST_CASE("plan: a whole training step", "[train][dist]") {
   GptRunConfig config = gpt_config();
+  const std::string strategy = GENERATE("none", "ddp", "zero1", "fsdp", "hsdp");
+  const int64_t ranks = strategy == "none" ? 1 : 2;
+  config.run.parallel.strategy = strategy;
   // Not in bf16: a processor without such arithmetic makes float32 copies besides, on each thread.
   config.run.grad_accum_steps = GENERATE(1, 2);
   config.run.parallel.activation_checkpointing = GENERATE(false, true);
   const bool is_checkpointed = config.run.parallel.activation_checkpointing;
-  CAPTURE(config.run.grad_accum_steps, is_checkpointed);
+  CAPTURE(strategy, config.run.grad_accum_steps, is_checkpointed);
   const PlanReport report =
-      plan(dump_config(config), {.config = {}, .overrides = {}, .gpu = "cpu"});
-  const PlanRow& row = row_of(report, "none", is_checkpointed);
+      plan(dump_config(config), {.config = {}, .overrides = {}, .gpus = ranks, .gpu = "cpu"});
+  const PlanRow& row = row_of(report, strategy, is_checkpointed);
   CHECK(row.memory.averages > 0);
-  CHECK(static_cast<double>(row.total) == Approx(measured_step(config)).epsilon(0.1));
+  CHECK(static_cast<double>(row.total) == Approx(measured_step(config, ranks)).epsilon(0.1));
 }
 
 TEST_CASE("plan: published models on many GPUs", "[train]") {

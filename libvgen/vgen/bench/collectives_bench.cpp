@@ -86,10 +86,7 @@ CollectivesBenchReport bench_collectives(const CollectivesBenchConfig& config) {
           "--no-python --nproc-per-node N, each before `vgen bench collectives`");
   const c10::Device device =
       parse_device(device_for_local_rank(config.device, launch.local_rank, num_cuda_devices()));
-  const int cores = set_num_threads(config.threads);
-  if (config.threads == 0 && launch.local_world_size > 1) {
-    set_num_threads(std::max(1, cores / static_cast<int>(launch.local_world_size)));
-  }
+  share_threads(config.threads, launch.local_world_size);
   const auto group =
       dist::Group::join(launch, identity_of(config), 1000 * config.timeout_s, device.type());
   try {

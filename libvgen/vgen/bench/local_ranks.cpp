@@ -87,7 +87,8 @@ class LocalRanks {
         require(WIFEXITED(status) && WEXITSTATUS(status) == 0, ErrorCode::kUnavailable, "rank ",
                 rank, " of ", pids_.size(), " ended with ",
                 WIFEXITED(status) ? str_cat("exit code ", WEXITSTATUS(status))
-                                  : str_cat("signal ", WTERMSIG(status)));
+                                  : str_cat("signal ", WTERMSIG(status)),
+                "; what it printed above says why");
       }
     }
   }

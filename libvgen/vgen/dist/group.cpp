@@ -257,7 +257,8 @@ void Group::wait_for(const std::string& name, int64_t rank) {
   std::chrono::milliseconds pause{1};
   while (!store_->check({name})) {
     require(Clock::now() - begin < std::chrono::milliseconds(timeout_ms_), ErrorCode::kUnavailable,
-            "nothing from rank ", rank, " in ", timeout_ms_ / 1000, " s");
+            "nothing from rank ", rank, " in ", timeout_ms_ / 1000,
+            " s; raise parallel.timeout_s if it was only slow");
     if (world_ == nullptr && Clock::now() >= next_look) {
       require(!store_->check({key("error", rank)}), ErrorCode::kUnavailable, "rank ", rank,
               " has failed");

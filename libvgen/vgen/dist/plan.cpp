@@ -18,10 +18,6 @@ int64_t sum_of(const std::vector<int64_t>& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
 }
 
-int64_t aligned(int64_t size) {
-  return (size + detail::kAlign - 1) / detail::kAlign * detail::kAlign;
-}
-
 /// A unit's row of numbers, as detail::Unit lays it out; in elements.
 struct Row {
   int64_t elements = 0;  ///< of its parameters
@@ -36,10 +32,10 @@ Row lay_out(const std::vector<int64_t>& sizes, int64_t ranks) {
   int64_t end = 0;
   for (const int64_t size : sizes) {
     offsets.push_back(end);
-    end += aligned(size);
+    end += detail::aligned(size);
     row.elements += size;
   }
-  row.part = aligned((end + ranks - 1) / ranks);
+  row.part = detail::part_size(end, ranks);
   row.whole = row.part * ranks;
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const int64_t begin = rank * row.part;
@@ -78,6 +74,15 @@ struct Rows {
     return most;
   }
 };
+
+/// Bytes of what lies outside of blocks, of all phases, while a pass runs.
+int64_t gathered_roots(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
+  int64_t roots = 0;
+  for (const PhaseSizes& phase : phases) {
+    if (setup.is_gathering()) roots += kFloatBytes * Rows(phase, setup).root.whole;
+  }
+  return roots;
+}
 
 /// The most bytes of rows at a time in the passes of a phase: see sharded.h. `roots`: of all
 /// phases, which stay gathered through a pass.
@@ -126,6 +131,61 @@ void add_sharded(const PhaseSizes& phase, int64_t roots, const PlanSetup& setup,
   memory.buffers = std::max(memory.buffers, waiting);
 }
 
+/// `roots`: as for gathered_peak.
+PassMemory sharded_pass(const PhaseSizes& phase, int64_t roots, const PlanSetup& setup) {
+  const Rows rows(phase, setup);
+  const int64_t gathered = setup.is_gathering() ? rows.weight : 0;
+  const bool adds_up = setup.grad_accum_steps > 1;
+  const int64_t all_parts = kFloatBytes * rows.sum(&Row::part);
+  // Before the last pass: fsdp has the sums of its parts, zero1 the whole, which go as parts come.
+  const bool has_whole = adds_up && !setup.is_gathering();
+  const int64_t whole = has_whole ? kFloatBytes * rows.sum(&Row::elements) : 0;
+  const bool has_parts = adds_up && setup.is_gathering();
+  const int64_t outside = has_whole ? 0 : kFloatBytes * rows.root.elements;
+  const auto row = [&](int64_t index) {
+    const bool is_there = index >= 0 && index < static_cast<int64_t>(rows.blocks.size());
+    return is_there ? rows.blocks[static_cast<size_t>(index)] : Row{};
+  };
+
+  PassMemory pass;
+  pass.blocks.resize(phase.blocks.size());
+  int64_t index = static_cast<int64_t>(rows.blocks.size()) - 1;  // of those with parameters
+  pass.begin = roots + gathered * row(index).whole + whole + (has_parts ? all_parts : 0);
+  int64_t parts = 0;  // of the blocks behind
+  for (size_t block = phase.blocks.size(); block-- > 0;) {
+    const bool has_row = !phase.blocks[block].empty();
+    int64_t& bytes = pass.blocks[block];
+    bytes = roots + whole + outside + (has_parts ? all_parts : has_whole ? 0 : parts);
+    for (int64_t ahead = 0; ahead <= setup.prefetch_blocks; ++ahead) {
+      bytes += gathered * row(index - ahead).whole;
+    }
+    bytes += setup.reduce_bytes * row(index + 1).whole;  // under way
+    if (!has_row) continue;
+    if (!has_whole) bytes += rows.weight * row(index).elements;
+    parts += kFloatBytes * row(index).part;
+    --index;
+  }
+  pass.end = roots + std::max(whole, all_parts + outside) +
+             setup.reduce_bytes * (rows.root.whole + row(0).whole);
+  return pass;
+}
+
+PassMemory whole_pass(const PhaseSizes& phase, const PlanSetup& setup) {
+  const int64_t all = kFloatBytes * phase.num_elements();
+  const bool adds_up = setup.grad_accum_steps > 1;
+  const int64_t buckets = setup.ranks > 1 ? all : 0;
+  PassMemory pass;
+  pass.blocks.resize(phase.blocks.size());
+  pass.begin = buckets + (adds_up ? all : 0);
+  int64_t come = kFloatBytes * sum_of(phase.root);
+  for (size_t block = phase.blocks.size(); block-- > 0;) {
+    come += kFloatBytes * sum_of(phase.blocks[block]);
+    pass.blocks[block] = buckets + (adds_up ? all : come);
+  }
+  pass.end = buckets + all;
+  return pass;
+}
+
 class TransferList {
  public:
   explicit TransferList(const PlanSetup& setup) : setup_(setup) {}
@@ -159,10 +219,15 @@ void add_ddp(const PhaseSizes& phase, const PlanSetup& setup, TransferList& tran
   transfers.add(Kind::kReduce, Time::kAlone, last);
 }
 
+/// The backward pass ends with the first block.
+Time sum_time(size_t block) { return block == 0 ? Time::kAlone : Time::kBackward; }
+
 void add_zero1(const Rows& rows, const PlanSetup& setup, TransferList& transfers) {
-  for (const Row& block : rows.blocks) {
-    transfers.add(Kind::kScatter, Time::kBackward, setup.reduce_bytes * block.whole);
-    transfers.add(Kind::kGather, Time::kForward, kFloatBytes * block.whole);
+  for (size_t i = 0; i < rows.blocks.size(); ++i) {
+    const int64_t whole = rows.blocks[i].whole;
+    transfers.add(Kind::kScatter, sum_time(i), setup.reduce_bytes * whole);
+    // Whatever the ranks do together next waits for it.
+    transfers.add(Kind::kGather, Time::kAlone, kFloatBytes * whole);
   }
   transfers.add(Kind::kScatter, Time::kAlone, setup.reduce_bytes * rows.root.whole);
   transfers.add(Kind::kGather, Time::kAlone, kFloatBytes * rows.root.whole);
@@ -180,8 +245,8 @@ void add_fsdp(const Rows& rows, const PlanSetup& setup, TransferList& transfers)
     // The last block stays from the forward pass to the backward pass.
     const bool is_last = i + 1 == rows.blocks.size();
     if (!is_last) transfers.add(Kind::kGather, hidden(Time::kBackward), gathered);
-    transfers.add(Kind::kScatter, Time::kBackward, times * setup.reduce_bytes * block.whole);
-    transfers.add(Kind::kReduce, Time::kBackward, setup.reduce_bytes * block.part, true);
+    transfers.add(Kind::kScatter, sum_time(i), times * setup.reduce_bytes * block.whole);
+    transfers.add(Kind::kReduce, sum_time(i), setup.reduce_bytes * block.part, true);
   }
   transfers.add(Kind::kScatter, Time::kAlone, times * setup.reduce_bytes * rows.root.whole);
   transfers.add(Kind::kReduce, Time::kAlone, setup.reduce_bytes * rows.root.part, true);
@@ -230,11 +295,24 @@ double Transfer::given_bytes(const PlanSetup& setup) const {
   return kind == Kind::kGather ? whole / static_cast<double>(num_members(setup)) : whole;
 }
 
-PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
-  int64_t roots = 0;
+PassMemory plan_pass(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
+  const int64_t roots = gathered_roots(phases, setup);
+  PassMemory first;
   for (const PhaseSizes& phase : phases) {
-    if (setup.is_gathering()) roots += kFloatBytes * Rows(phase, setup).root.whole;
+    PassMemory pass =
+        setup.is_sharded() ? sharded_pass(phase, roots, setup) : whole_pass(phase, setup);
+    pass.end = std::max(pass.end, first.end);
+    if (&phase == &phases.front()) {
+      first = std::move(pass);
+    } else {
+      first.end = pass.end;
+    }
   }
+  return first;
+}
+
+PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
+  const int64_t roots = gathered_roots(phases, setup);
   PlannedMemory memory;
   for (const PhaseSizes& phase : phases) {
     if (setup.is_sharded()) {

@@ -1,7 +1,7 @@
 #pragma once
 // What a strategy will need, on paper: bytes per rank, what the ranks send each other, and how long
 // a step takes, from the sizes of the parameters alone. Follows Sharded, the reducer of ddp and
-// the trainer with Adam line by line; tests hold the bytes against theirs. Pure arithmetic: may be
+// the trainer with Adam line by line. Pure arithmetic: may be
 // called from several threads.
 
 #include <cstdint>
@@ -58,6 +58,16 @@ struct PlannedMemory {
 };
 PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
 
+/// What of gradients, gathered rows and buffers a rank has at the moments of the last backward pass
+/// of the first phase, in bytes. What comes does so as activations go, so the sum of all peaks
+/// would be too much.
+struct PassMemory {
+  int64_t begin = 0;            ///< behind the blocks
+  std::vector<int64_t> blocks;  ///< while each of PhaseSizes::blocks computes
+  int64_t end = 0;              ///< before the first block; of all phases the most
+};
+PassMemory plan_pass(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
+
 /// Collectives of one step that are of the same kind and have the same time to hide in.
 struct Transfer {
   enum class Kind { kGather, kScatter, kReduce };  ///< all-gather, reduce-scatter, all-reduce
@@ -102,7 +112,7 @@ inline constexpr double kLinkEfficiency = 0.8;
 /// Transfers cost what a rank sends over the speed of their slowest link (no latency): within a
 /// node gpu.intra_gb_s, among nodes what the network cards of the group's members in a node have
 /// together, at most gpu.intra_gb_s. Those of a pass are hidden behind its computing as far as it
-/// lasts; ddp and zero1 sum in the last micro-batch alone, and zero1 gathers in the first.
+/// lasts; ddp and zero1 sum in the last micro-batch alone.
 PlannedTime plan_time(const std::vector<Transfer>& transfers, const PlanSetup& setup,
                       const ComputeLoad& load, const Gpu& gpu, int64_t gpus_per_node);
 

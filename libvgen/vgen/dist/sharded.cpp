@@ -369,6 +369,10 @@ void Sharded::updated(size_t index) {
     block->unit.drop_gradients();
     block->unit.mark_changed();
   }
+  // Parts that lie in the row are free to be written again only when its gather has ended.
+  if (options_.is_resident) {
+    for (const auto& block : phases_[index].blocks) block->unit.wait();
+  }
   phases_[index].has_gradients = false;
 }
 
@@ -396,6 +400,11 @@ std::unique_ptr<Strategy> make_sharded(const ParallelConfig& config, std::unique
                            .prefetch_blocks = config.prefetch_blocks,
                            .is_checkpointed = config.activation_checkpointing};
   if (config.strategy == "hsdp") {
+    for (const std::string& ranks : group->all_gather_text(str_cat(ranks_per_host))) {
+      require(config.shard_ranks > 0 || ranks == str_cat(ranks_per_host),
+              ErrorCode::kInvalidArgument, "one host has ", ranks_per_host, " ranks, another ",
+              ranks, "; set parallel.shard_ranks to a divisor of the ", group->size(), " ranks");
+    }
     options.shard_ranks = checked_shard_ranks(config, group->size(), ranks_per_host);
   }
   options.is_resident = config.strategy == "zero1";

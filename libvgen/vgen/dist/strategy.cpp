@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include "vgen/core/error.h"
@@ -98,7 +99,11 @@ class DataParallel : public Replicated {
     } catch (const c10::DistError& error) {
       group().fail("averaging gradients", error.what());
     } catch (const c10::Error&) {
-      throw;  // not of the ranks
+      throw;  // not of the ranks, nor are the next two
+    } catch (const Error&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
     } catch (const std::exception& error) {
       group().fail("averaging gradients", error.what());
     }

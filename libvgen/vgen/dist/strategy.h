@@ -105,7 +105,8 @@ class Strategy {
   /// begin() and end() and before backward(), the same values on every rank: the parts follow.
   virtual void take_over(size_t /*phase*/) {}
 
-  /// After the optimizer has changed the parts of a phase.
+  /// After the parts of a phase have changed, by the optimizer or otherwise. When it returns they
+  /// may change again.
   virtual void updated(size_t phase) = 0;
 
   /// While the result lives, every parameter has its whole value on every rank: for what looks at

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <torch/cuda.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 
@@ -82,6 +83,12 @@ int set_num_threads(int num_threads) {
   }
   at::set_num_threads(num_threads);
   return num_threads;
+}
+
+void share_threads(int num_threads, int64_t local_processes) {
+  const int cores = set_num_threads(num_threads);
+  if (num_threads > 0 || local_processes <= 1) return;
+  set_num_threads(std::max(1, cores / static_cast<int>(local_processes)));
 }
 
 }  // namespace vgen

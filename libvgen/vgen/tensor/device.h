@@ -34,5 +34,8 @@ double peak_memory_mb(c10::Device device);
 /// Threads of LibTorch's operators. 0 = one per core that this process may run on (its affinity
 /// mask, not the machine's cores). Returns the number set.
 int set_num_threads(int num_threads);
+/// The same where several processes share the cores of a machine: 0 = a share of those cores.
+/// local_processes 0: unknown, and so 1.
+void share_threads(int num_threads, int64_t local_processes);
 
 }  // namespace vgen

@@ -6,6 +6,7 @@
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/infer/gpt_generate.h"
+#include "vgen/infer/gpt_weights.h"
 #include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/tensor/deferred_init.h"
@@ -78,12 +79,13 @@ std::vector<Phase> GptTask::phases() {
   return {{"", config_.optimizer, checkpoint::named_parameters(*gpt_), gpt_->blocks()}};
 }
 
-Workload GptTask::workload() const {
-  const gpt::GptConfig& model = config_.model;
+Workload GptTask::workload() const { return gpt_workload(config_.model); }
+
+Workload gpt_workload(const gpt::GptConfig& model) {
   double matrix_weights = 0;  // of products with every token: all but embeddings and norms
-  for (const auto& item : checkpoint::named_parameters(*gpt_)) {
-    if (item.tensor.dim() == 2 && item.name.find("embedding") == std::string::npos) {
-      matrix_weights += static_cast<double>(item.tensor.numel());
+  for (const auto& [name, shape] : infer::gpt_shapes(model)) {
+    if (shape.size() == 2 && name.find("embedding") == std::string::npos) {
+      matrix_weights += static_cast<double>(shape[0] * shape[1]);
     }
   }
   const auto tokens = static_cast<double>(model.block_size);

@@ -68,6 +68,9 @@ void visit_fields(Visitor& v, GptRunConfig& c) {
 /// Throws Error(kInvalidArgument) where the sections do not fit together.
 void validate(const GptRunConfig& config);
 
+/// From the shape of the model alone.
+Workload gpt_workload(const gpt::GptConfig& model);
+
 class GptTask : public Task {
  public:
   /// Opens the codes and the tokenizer. Throws Error; kInvalidArgument where codes, tokenizer and

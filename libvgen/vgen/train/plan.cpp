@@ -69,21 +69,15 @@ PaperModel gpt_on_paper(const GptRunConfig& config) {
   paper.title = str_cat("GPT, ", model.n_layer, " blocks of width ", model.dim);
   PhaseSizes sizes;
   sizes.blocks.resize(static_cast<size_t>(model.n_layer));
-  double matrix_weights = 0;
   for (const auto& [name, shape] : infer::gpt_shapes(model)) {
     int64_t count = 1;
     for (const int64_t size : shape) count *= size;
     int64_t layer = -1;
     if (name.starts_with("layers.")) parse_int(split(name, '.')[1], layer);
     (layer < 0 ? sizes.root : sizes.blocks[static_cast<size_t>(layer)]).push_back(count);
-    const bool is_table = name.find("embedding") != std::string::npos;
-    if (shape.size() == 2 && !is_table) matrix_weights += static_cast<double>(count);
   }
   paper.phases = {sizes};
-  const auto tokens = static_cast<double>(model.block_size);
-  const double attention = 12.0 * static_cast<double>(model.n_layer * model.dim) * tokens;
-  paper.workload = {.tokens_per_sample = model.block_size,
-                    .flops_per_sample = tokens * (6 * matrix_weights + attention)};
+  paper.workload = gpt_workload(model);
   if (!config.tokenizer.path.empty()) {
     const nn::SkipInit no_weights;
     paper.frozen_bytes = 4 * num_elements(*tokenizer::Vqgan(tokenizer::VqganConfig()));
@@ -102,17 +96,7 @@ PaperModel var_on_paper(const VarRunConfig& config) {
   PaperModel paper;
   paper.title = str_cat("VAR, ", model.depth, " blocks of width ", model.width());
   paper.phases = {sizes_of(phase)};
-  double per_token = 0, per_sample = 0;  // weights of matrix products
-  for (const auto& item : phase.parameters) {
-    const bool is_table = item.name == "class_emb.weight" || item.name == "lvl_embed.weight";
-    if (item.tensor.dim() != 2 || is_table) continue;
-    const bool is_of_condition = item.name.find("ada_lin.") != std::string::npos;
-    (is_of_condition ? per_sample : per_token) += static_cast<double>(item.tensor.numel());
-  }
-  const auto tokens = static_cast<double>(model.num_tokens());
-  const double attention = 12.0 * static_cast<double>(model.depth * model.width()) * tokens;
-  paper.workload = {.tokens_per_sample = model.num_tokens(),
-                    .flops_per_sample = 6 * per_sample + tokens * (6 * per_token + attention)};
+  paper.workload = var_workload(model, phase.parameters);
   const nn::SkipInit no_weights;
   tokenizer::MultiScaleVqvaeConfig vqvae;
   vqvae.patch_nums = model.patch_nums;
@@ -135,16 +119,22 @@ PaperModel tokenizer_on_paper(const TokenizerRecipe& recipe, const std::string& 
   for (const Phase& phase : task.phases()) paper.phases.push_back(sizes_of(phase));
   const bool has_lpips = recipe.loss.perceptual_weight > 0;
   const bool has_disc = recipe.loss.disc_weight > 0;
+  const bool is_patchgan = has_disc && recipe.loss.disc_type == "patchgan";
   const int64_t side = recipe.data.image_size;
   const auto pixels = static_cast<double>(side * side);
   const CoderCost down = encoder_cost(encoder, side), up = decoder_cost(decoder, side);
   double flops = 3 * (down.forward_flops + up.forward_flops);
-  if (has_lpips) flops += 3 * kVggFlops * pixels;      // two images, one gradient
-  if (has_disc) flops += 8 * kPatchGanFlops * pixels;  // as `vgen bench tokenizer` counts
+  if (has_lpips) flops += 3 * kVggFlops * pixels;         // two images, one gradient
+  if (is_patchgan) flops += 8 * kPatchGanFlops * pixels;  // as `vgen bench tokenizer` counts
   paper.workload = {.flops_per_sample = flops};
   if (has_lpips) paper.frozen_bytes = 4 * kVggParameters;
   paper.remark =
       "activations of a tokenizer are an estimate, of encoder, decoder, LPIPS and PatchGAN";
+  if (has_disc && !is_patchgan) {
+    paper.remark +=
+        "; StyleGAN's discriminator is counted with its weights alone, and what it "
+        "computes is not";
+  }
   const int64_t generator = paper.phases.front().num_elements();
   paper.activations = [=](const ActivationSetup& setup) {
     const auto bytes = static_cast<double>(setup.batch * setup.compute_bytes);
@@ -159,7 +149,7 @@ PaperModel tokenizer_on_paper(const TokenizerRecipe& recipe, const std::string& 
       }
     }
     result.before = kept(down.outside);
-    double others = has_disc ? bytes * kPatchGanKept : 0;
+    double others = is_patchgan ? bytes * kPatchGanKept : 0;
     if (has_lpips) others += bytes * kVggKept + static_cast<double>(4 * setup.batch) * kTapsKept;
     result.head = kept(up.outside) + static_cast<int64_t>(others * pixels);
     // Convolutions on CUDA keep the weights that they cast.
@@ -231,10 +221,10 @@ PlanRow plan_row(const PaperModel& model, const dist::PlanSetup& setup, bool is_
       .has_narrow_blocks = setup.is_gathering() && setup.param_bytes < 4,
       .is_cpu = std::string_view(report.gpu.name) == "cpu"};
   const Activations kept = model.activations(activations);
-  const bool adds_up = setup.grad_accum_steps > 1;
   row.activations = kept.peak(is_checkpointed);
-  row.total = row.memory.total() - row.memory.gradients + model.frozen_bytes +
-              kept.peak_with(row.memory.gradients, is_checkpointed, adds_up);
+  row.total = row.memory.parameters + row.memory.optimizer + row.memory.averages +
+              model.frozen_bytes +
+              kept.peak_with(dist::plan_pass(model.phases, setup), is_checkpointed);
   row.is_fitting = static_cast<double>(row.total) <= report.usable_bytes;
 
   const double samples =
@@ -376,15 +366,18 @@ std::string format_report(const PlanReport& report) {
       format_fixed(report.peak_tflops, 1), " TFLOP/s (--mfu), links ",
       format_fixed(100 * dist::kLinkEfficiency, 0),
       " % of their data sheets, without latency; communication of blocks hides behind the pass "
-      "that it belongs to, that of what lies outside of blocks and of the first block does not; "
-      "the optimizer runs at the speed of the memory.\n");
+      "that it belongs to, that of what lies outside of blocks and of the first block does not, "
+      "nor do zero1's gathers; the optimizer runs at the speed of the memory. The total is the "
+      "most at a time: gradients and what is gathered for the backward pass come as activations "
+      "go.\n");
   if (report.gpus > 1) {
     out += str_cat("none: one GPU takes the whole batch, in ",
                    report.gpus * report.grad_accum_steps, " micro-batches. ");
     out += report.gpus % report.shard_ranks == 0
                ? str_cat("hsdp: groups of ", report.shard_ranks, " ranks.\n")
                : str_cat("hsdp: left out, ", report.gpus, " ranks are no groups of ",
-                         report.shard_ranks, " (parallel.shard_ranks).\n");
+                         report.shard_ranks, " (parallel.shard_ranks, or else --gpus-per-node); ",
+                         "--set parallel.shard_ranks=N takes a divisor of ", report.gpus, "\n");
   }
   if (!report.remark.empty()) out += str_cat("Note: ", report.remark, ".\n");
   return out;
@@ -435,11 +428,11 @@ std::string report_json(const PlanReport& report) {
 
 std::string format_gpus() {
   std::string out =
-      "name       GB  bf16 TFLOP/s  TF32  fp32  memory GB/s  node GB/s  network GB/s\n";
+      "name       GB  bf16 TFLOP/s   TF32  fp32  memory GB/s  node GB/s  network GB/s\n";
   for (const dist::Gpu& gpu : dist::known_gpus()) {
     char line[256];
     std::snprintf(line, sizeof(line),
-                  "%-8s  %3.0f  %12.1f  %4.0f  %4.0f  %11.0f  %9.0f  %12.2f  %s; %s\n", gpu.name,
+                  "%-8s  %3.0f  %12.1f  %5.1f  %4.1f  %11.0f  %9.0f  %12.2f  %s; %s\n", gpu.name,
                   gpu.memory_gb, gpu.bf16_tflops, gpu.tf32_tflops, gpu.fp32_tflops, gpu.memory_gb_s,
                   gpu.intra_gb_s, gpu.inter_gb_s, gpu.title, gpu.links);
     out += line;

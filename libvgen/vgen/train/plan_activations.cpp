@@ -83,14 +83,16 @@ int64_t Activations::peak(bool is_checkpointed) const {
   return kept(is_checkpointed) - head + std::max(head + extra, in_block);
 }
 
-int64_t Activations::peak_with(int64_t gradients, bool is_checkpointed, bool adds_up) const {
-  const int64_t begin = peak(is_checkpointed);
-  if (adds_up) return begin + gradients;
-  if (blocks.empty()) return std::max(begin, gradients);
-  // In the first block, whose gradients and those of the embeddings are still to come.
-  const int64_t come = gradients - gradients / static_cast<int64_t>(blocks.size() + 1);
-  const int64_t end = before + blocks.front().kept + blocks.front().working + come;
-  return std::max({begin, end, gradients});
+int64_t Activations::peak_with(const dist::PassMemory& pass, bool is_checkpointed) const {
+  int64_t most = std::max(kept(is_checkpointed) + extra + pass.begin, pass.end);
+  if (blocks.empty()) return std::max(most, peak(is_checkpointed) + pass.end);
+  int64_t left = before;  // of what was kept, while block i computes
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Block& block = blocks[i];
+    most = std::max(most, left + block.kept + block.working + pass.blocks.at(i));
+    left += is_checkpointed ? block.input : block.kept;
+  }
+  return most;
 }
 
 Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup& setup) {

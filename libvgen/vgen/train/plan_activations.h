@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "vgen/dist/plan.h"
 #include "vgen/gpt/config.h"
 #include "vgen/tokenizer/encoder.h"
 #include "vgen/var/config.h"
@@ -40,9 +41,8 @@ struct Activations {
   int64_t kept(bool is_checkpointed) const;
   /// The most at a time: when the backward pass begins, or when it is in the last block.
   int64_t peak(bool is_checkpointed) const;
-  /// The most of activations and gradients together. gradients: of all parameters. They come as
-  /// activations go; where micro-batches add up, all are there from the second one on.
-  int64_t peak_with(int64_t gradients, bool is_checkpointed, bool adds_up) const;
+  /// The most at a time with what a strategy has at the same moments.
+  int64_t peak_with(const dist::PassMemory& pass, bool is_checkpointed) const;
 };
 
 /// A GPT with class labels and whole sequences; scaled dot product attention that keeps no matrix

@@ -142,9 +142,12 @@ std::vector<Phase> VarTask::phases() {
 }
 
 Workload VarTask::workload() const {
-  const var::VarConfig& model = config_.model;
+  return var_workload(config_.model, checkpoint::named_parameters(*var_));
+}
+
+Workload var_workload(const var::VarConfig& model, const checkpoint::NamedTensors& parameters) {
   double per_token = 0, per_sample = 0;  // weights of matrix products
-  for (const auto& item : checkpoint::named_parameters(*var_)) {
+  for (const auto& item : parameters) {
     if (item.tensor.dim() != 2 || item.name == "class_emb.weight" ||
         item.name == "lvl_embed.weight") {
       continue;

@@ -74,6 +74,9 @@ void visit_fields(Visitor& v, VarRunConfig& c) {
 /// Throws Error(kInvalidArgument) where the sections do not fit together.
 void validate(const VarRunConfig& config);
 
+/// parameters: of a VarTransformer, whose sizes alone are looked at.
+Workload var_workload(const var::VarConfig& model, const checkpoint::NamedTensors& parameters);
+
 class VarTask : public Task {
  public:
   /// Opens the tokenizer and the data. Throws Error; kInvalidArgument where codes, images,

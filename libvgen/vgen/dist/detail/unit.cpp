@@ -11,8 +11,6 @@ namespace vgen::dist::detail {
 
 namespace {
 
-int64_t aligned(int64_t size) { return (size + kAlign - 1) / kAlign * kAlign; }
-
 void add_to(at::Tensor& sum, const at::Tensor& value) {
   if (sum.defined()) {
     sum.add_(value);
@@ -60,8 +58,7 @@ void Unit::lay_out() {
     offsets_.push_back(size);
     size += aligned(parameter.numel());
   }
-  const int64_t ranks = spread_.copy->size();
-  part_size_ = aligned((size + ranks - 1) / ranks);
+  part_size_ = part_size(size, spread_.copy->size());
 }
 
 void Unit::make_parts(const std::vector<std::string>& names) {

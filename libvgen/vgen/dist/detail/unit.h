@@ -21,6 +21,13 @@ namespace vgen::dist::detail {
 
 inline constexpr int64_t kAlign = 16;
 
+/// Elements from the beginning of a parameter of that size to where the next one may begin.
+inline int64_t aligned(int64_t size) { return (size + kAlign - 1) / kAlign * kAlign; }
+/// Elements of each rank's part of a row of `size`.
+inline int64_t part_size(int64_t size, int64_t ranks) {
+  return aligned((size + ranks - 1) / ranks);
+}
+
 /// How rows are spread over the ranks.
 struct Spread {
   Group* world = nullptr;
