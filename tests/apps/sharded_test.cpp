@@ -90,6 +90,10 @@ TEST_CASE("vgen: of damaged shards the file is named", "[apps]") {
   test::write_file(shard, bytes);
   CHECK_THAT(test::vgen_error({"inspect", folder, "--verify"}),
              Contains("model-00002-of-00002.safetensors has the checksum"));
+  // Of a run the newest is verified, and no older one in its place.
+  CHECK_THAT(test::vgen_error({"inspect", dir / "run", "--verify"}),
+             Contains("model-00002-of-00002.safetensors has the checksum"));
+  CHECK_THAT(test::run_vgen({"inspect", dir / "run"}).out, Contains("step_0000002"));
   CHECK_THAT(test::vgen_error({"convert", folder, dir / "a.pt"}),
              Contains("model-00002-of-00002.safetensors has the checksum"));
   const auto result = test::run_vgen({"convert", dir / "run", dir / "a.pt"});

@@ -252,7 +252,8 @@ TEST_CASE("vgen bench compare: a GPT and a VAR at the same size of image", "[app
     CHECK(rows[0].get_float(side + "_seconds") > rows[0].get_float(side + "_decode_seconds"));
   }
   CHECK_THAT(run_vgen({"bench", "compare", "--help"}).out, Contains("--gpt-size"));
-  CHECK_THAT(vgen_error({"bench", "compare", "--gpt-size", "S"}), Contains("S"));
+  CHECK_THAT(vgen_error({"bench", "compare", "--gpt-size", "S"}),
+             Contains("GPT size 'S': expected one of B"));
 }
 
 }  // namespace vgen

@@ -31,9 +31,11 @@ class Data {
   Data() {
     const codes::CodeInfo info = test::square_info(64);
     test::write_codes(dir_ / "codes", info, 40, 16);
+    test::write_codes(dir_ / "val_codes", info, 21, 16);
     codes::CodeInfo scales = info;
     scales.patch_nums = {1, 2, 3, 4};
     test::write_codes(dir_ / "scales", scales, 40, 16);
+    test::write_codes(dir_ / "val_scales", scales, 21, 16);
     std::filesystem::create_directories(dir_ / "pictures/a");
     for (int64_t i = 0; i < 24; ++i) {
       data::Image image{.width = 20, .height = 18, .rgb = data::Pixels(20 * 18 * 3)};
@@ -52,7 +54,7 @@ class Data {
                    "token_dropout_p: 0, resid_dropout_p: 0, ffn_dropout_p: 0}\n"
                    "preview: {num_images: 0}\noptimizer: {kind: adamw, lr: 3e-3, decay_min_dims: "
                    "2, weight_decay: 0.1}\ndata: {train: ",
-                   dir_ / "codes", "}\n");
+                   dir_ / "codes", ", val: ", dir_ / "val_codes", "}\n");
   }
   std::string var() const {
     return str_cat(common(),
@@ -61,7 +63,7 @@ class Data {
                    "drop_path_rate: 0, init_adaln_gamma: 0.5}\ntokenizer: {path: ",
                    test::golden("var_vae/vae.pth"),
                    "}\npreview: {num_images: 0}\noptimizer: {lr: 3e-3}\ndata: {train: ",
-                   dir_ / "scales", "}\n");
+                   dir_ / "scales", ", val: ", dir_ / "val_scales", "}\n");
   }
   /// Sizes that no number of ranks divides, a batch norm that sees few pixels of a rank, codes that
   /// nobody uses. The nearest code is found by comparing, so rounding must stay small: a large eps
@@ -134,15 +136,24 @@ Losses train(const std::string& yaml, std::unique_ptr<dist::Group> group) {
   Losses losses;
   for (int64_t step = 0; step < plan.run.steps; ++step) {
     for (const auto& [name, value] : trainer.step()) losses[name].push_back(value.item<double>());
+    if (precision == torch::kHalf) {
+      losses["loss_scale"].push_back(trainer.scalers()[0]->current_scale());
+    }
   }
-  strategy->begin();
   {
+    const Trainer::Average average(trainer);
+    strategy->begin();
     const BlockRunnerGuard guard(strategy->runner());
     for (const auto& [name, value] : task->validate()) {
       losses[str_cat("val/", name)].push_back(value);
     }
+    strategy->end();
   }
-  strategy->end();
+  if (yaml.find("num_images: 2") != std::string::npos) {
+    const auto whole = strategy->whole();
+    const auto picture = task->preview();
+    if (picture) losses["preview"].push_back(picture->to(torch::kFloat).mean().item<double>());
+  }
   strategy->group().barrier();
   return losses;
 }
@@ -230,6 +241,10 @@ TEST_CASE("strategies: StyleGAN's discriminator learns as in one process", "[tra
              1e-4);
 }
 
+std::string replaced(std::string text, const std::string& before, const std::string& now) {
+  return text.replace(text.find(before), before.size(), now);
+}
+
 TEST_CASE("strategies: in bf16, weights are in it where the model can take them", "[train][dist]") {
   const std::vector<std::pair<std::string, std::string>> runs{
       {small_data().gpt(), "loss"},
@@ -237,14 +252,34 @@ TEST_CASE("strategies: in bf16, weights are in it where the model can take them"
       {small_data().tokenizer(), "gen_loss"},
       {small_data().var_tokenizer(), "gen_loss"}};
   for (const auto& [config, loss] : runs) {
-    std::string yaml = config;
-    yaml.replace(yaml.find("fp32"), 4, "bf16");
+    std::string yaml = replaced(config, "fp32", "bf16");
+    if (loss == "loss" && config.find("task: var") != std::string::npos) {
+      yaml = replaced(yaml, "preview: {num_images: 0}", "preview: {num_images: 2}");
+    }
     INFO(yaml);
     const double expected = expected_losses(yaml).at(loss)[0];
     const auto found = train_on(2, yaml, "fsdp", /*is_checkpointed=*/false);
     CHECK(found[0].at(loss)[0] == Approx(expected).epsilon(0.02));
     CHECK(std::isfinite(found[0].at(loss).back()));
     CHECK(found[0].at(loss) == found[1].at(loss));
+    CHECK(found[0].contains("preview") == (yaml.find("num_images: 2") != std::string::npos));
+  }
+}
+
+TEST_CASE("strategies: in fp16 a step that overflows on a rank is left out by all",
+          "[train][dist]") {
+  const std::string yaml = replaced(small_data().gpt(), "fp32", "fp16") +
+                           "grad_scaler: {initial_scale: 1e8, growth_interval: 1000}\n";
+  for (const std::string strategy : {"ddp", "zero1", "fsdp"}) {
+    INFO(strategy);
+    const auto found = train_on(2, yaml, strategy, /*is_checkpointed=*/false);
+    const auto& scales = found[0].at("loss_scale");
+    CHECK(scales.front() < 1e8);  // it overflowed
+    CHECK(scales.back() == scales[scales.size() - 2]);
+    CHECK(found[1].at("loss_scale") == scales);
+    CHECK(found[0].at("loss") == found[1].at("loss"));
+    CHECK(found[0].at("loss").back() < found[0].at("loss").front());
+    CHECK(std::isfinite(found[0].at("val/loss")[0]));
   }
 }
 

@@ -128,8 +128,9 @@ class Run {
       if (is_due(step, config_.log_every, is_last)) log();
       std::map<std::string, double> metrics;
       if (is_due(step, config_.validate_every, is_last)) metrics = validate();
-      if (is_due(step, config_.preview_every, is_last)) preview();
       if (is_stopped || is_due(step, config_.checkpoint.every, is_last)) save(metrics);
+      // Last: it may need the whole model where training does not, and so fail.
+      if (is_due(step, config_.preview_every, is_last)) preview();
       store_.poll();
     }
     store_.finish();
@@ -309,11 +310,15 @@ class Run {
     strategy_.sum_over_ranks(all_3R);
     metrics.emplace_back("memory_mb", all_3R[0].max().item<double>());
     if (ranks == 1) return;
-    metrics.emplace_back("comm_wait_share", all_3R[1].mean().item<double>());
     metrics.emplace_back("comm_mb_per_step", all_3R[2].mean().item<double>());
+    // With NCCL it is the device that waits, and the host does not know how long.
+    const bool has_waits = device_.is_cpu();
+    if (has_waits) metrics.emplace_back("comm_wait_share", all_3R[1].mean().item<double>());
     for (int64_t rank = 0; rank < std::min(ranks, kRanksShown); ++rank) {
       metrics.emplace_back(str_cat("memory_mb_rank", rank), values[0][rank]);
-      metrics.emplace_back(str_cat("comm_wait_share_rank", rank), values[1][rank]);
+      if (has_waits) {
+        metrics.emplace_back(str_cat("comm_wait_share_rank", rank), values[1][rank]);
+      }
     }
   }
 
@@ -337,21 +342,18 @@ class Run {
   int64_t saved_step_ = -1;
 };
 
-std::optional<checkpoint::CheckpointInfo> newest_checkpoint(const checkpoint::RunFolder& folder) {
+std::optional<checkpoint::CheckpointInfo> newest_checkpoint(const std::string& run,
+                                                            dist::Group& group) {
   try {
-    return checkpoint::find_checkpoint(folder.path());
+    return checkpoint::find_checkpoint(run, group);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kNotFound) throw;
     return std::nullopt;
   }
 }
 
-// The processes of a machine share its cores.
 void set_up_device(const RunConfig& config, const dist::Launch& launch, c10::Device device) {
-  const int cores = set_num_threads(static_cast<int>(config.threads));
-  if (config.threads == 0 && launch.local_world_size > 1) {
-    set_num_threads(std::max(1, cores / static_cast<int>(launch.local_world_size)));
-  }
+  share_threads(static_cast<int>(config.threads), launch.local_world_size);
   if (device.is_cuda()) {
     c10::impl::VirtualGuardImpl(device.type()).setDevice(device);  // of what names no index
     at::globalContext().setAllowTF32CuBLAS(config.allow_tf32);
@@ -364,25 +366,19 @@ std::string identity_of(const RunPlan& plan, c10::Device device) {
   return str_cat(version_text(), "\non ", c10::DeviceTypeName(device.type()), "\n", plan.resolved);
 }
 
-/// Rank 0 opens the folder and chooses the checkpoint; the others follow it.
+/// Rank 0 opens the folder and chooses the checkpoint; the others follow it. Collective.
 class RunPlace {
  public:
   RunPlace(const TrainOptions& options, dist::Group& group)
       : path_(options.run_dir.empty() ? default_run_dir(options) : options.run_dir) {
-    const bool is_main = group.rank() == 0;
-    std::optional<checkpoint::CheckpointInfo> found;
-    const std::string chosen = dist::together(group, [&]() -> std::string {
-      if (!is_main) return "";
+    const auto told = dist::together(group, [&]() -> std::string {
+      if (group.rank() != 0) return "";
       folder_.emplace(path_, /*may_exist=*/options.resume == "auto");
       init_logging({.file = folder_->file("log.txt"), .rank = 0, .world_size = group.size()});
-      if (folder_->has_run()) found = newest_checkpoint(*folder_);
-      return found ? found->path : "";
-    })[0];
-    if (!is_main) folder_.emplace(path_);
-    if (chosen.empty()) return;
-    checkpoint_ = is_main ? *found
-                          : checkpoint::CheckpointInfo{
-                                .path = chosen, .step = 0, .problem = {}, .metrics = {}};
+      return folder_->has_run() ? "has run" : "";
+    });
+    if (!folder_) folder_.emplace(path_);
+    if (!told[0].empty()) checkpoint_ = newest_checkpoint(path_, group);
   }
 
   const checkpoint::RunFolder& folder() const { return *folder_; }

@@ -73,9 +73,11 @@ struct TaskContext {
 template <class Batch, class Source, class Use>
 void for_each_batch(const TaskContext& context, Source& source, const Use& use) {
   std::optional<Batch> last;
+  bool counts = true;
   while (true) {
-    std::optional<Batch> batch = source.next_in_pass();
-    const bool counts = batch.has_value();
+    std::optional<Batch> batch;
+    if (counts) batch = source.next_in_pass();  // after its end another pass would begin
+    counts = batch.has_value();
     if (!context.any_rank(counts)) return;
     if (counts) last = std::move(batch);
     if (last) use(*last, counts);

@@ -1,6 +1,7 @@
 #pragma once
 // One training step, for every task, and the state that a run needs to go on.
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,14 +41,21 @@ class Trainer {
   /// While this lives, the model has the averaged weights, if there are any. Collective.
   class Average {
    public:
-    explicit Average(Trainer& trainer) : trainer_(trainer) { change(); }
-    ~Average() noexcept(false) { change(); }
+    explicit Average(Trainer& trainer)
+        : trainer_(trainer), num_exceptions_(std::uncaught_exceptions()) {
+      change();
+    }
+    /// After an error the ranks are no more in step: the model stays as it is.
+    ~Average() noexcept(false) {
+      if (std::uncaught_exceptions() == num_exceptions_) change();
+    }
     Average(const Average&) = delete;
     Average& operator=(const Average&) = delete;
 
    private:
     void change();
     Trainer& trainer_;
+    int num_exceptions_;
   };
 
   /// All of the state. The tensors are shared, not copied: save before the next step. Collective.
