@@ -40,7 +40,9 @@ void add_sample_run(CLI::App& command, eval::SampleConfig& model) {
   command.add_option("--tokenizer-precision", model.decoder.precision, "Of the decoder")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();
-  command.add_option("--batch-size", model.batch_size, "Images at a time; changes no image")
+  command
+      .add_option("--batch-size", model.batch_size,
+                  "Images at a time; on the CPU it changes no image")
       ->capture_default_str();
   command.add_option("--device", model.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command.add_option("--threads", model.threads, "Of the CPU, 0 = one per core")

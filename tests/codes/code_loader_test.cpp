@@ -297,6 +297,13 @@ TEST_CASE("code loader: the official layout with codes of another tokenizer", "[
   // What cannot be read is left to the reader.
   test::write_file(few + "/imagenet32_codes/11.npy", "no array");
   CHECK_NOTHROW(open(few, 1050));
+
+  // Each crop set has a folder of its own. In the middle crop image i has 100 i + 16 to 19 in the
+  // first, 100 i + 56 to 59 in the second.
+  info.crop_sets = {parse_crop_set("ten_crop:1.1"), parse_crop_set("ten_crop:1.05")};
+  const std::string sets = write("flip_ten_crop", 0, 90);
+  CHECK_NOTHROW(open(sets, 6140));  // two of 64, and three
+  CHECK_THAT(error(sets, 6040), Contains("60.npy has the code 6059") && Contains("; 4 of the"));
 }
 
 TEST_CASE("code loader: the config names its fields", "[codes]") {

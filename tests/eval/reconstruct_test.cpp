@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "eval/picture_support.h"
 #include "support/golden.h"
 #include "support/support.h"
 #include "support/torch_support.h"
@@ -33,12 +34,6 @@ data::Image to_image(const torch::Tensor& pixels_HW3) {
   const auto* begin = pixels_HW3.const_data_ptr<uint8_t>();
   image.rgb.assign(begin, begin + pixels_HW3.numel());
   return image;
-}
-
-torch::Tensor read_picture(const std::string& path) {
-  const std::string bytes = test::read_file(path);
-  const data::Image image = data::decode_image(std::as_bytes(std::span(bytes)));
-  return torch::tensor(at::ArrayRef<uint8_t>(image.rgb)).view({image.height, image.width, 3});
 }
 
 /// The golden's images as PNG files a.png, b.png; returns what a model gets of them.
@@ -111,7 +106,7 @@ TEST_CASE("reconstruct: codes, pictures and measures are those of the model", "[
     REQUIRE(lines.size() == 2);
     double psnr = 0, ssim = 0;
     for (int64_t i = 0; i < 2; ++i) {
-      CHECK(read_picture(str_cat(temp / "out/00000", i, ".png")).equal(copy_BHW3[i]));
+      CHECK(test::read_picture(str_cat(temp / "out/00000", i, ".png")).equal(copy_BHW3[i]));
       const eval::ImageMetrics metrics =
           eval::compare_images(copy_BHW3[i], ((image_B3HW[i] + 1) / 2).contiguous());
       const io::Json& line = lines[static_cast<size_t>(i)];
@@ -128,7 +123,7 @@ TEST_CASE("reconstruct: codes, pictures and measures are those of the model", "[
           Approx(static_cast<double>(std::get<0>(at::_unique(code)).numel()) /
                  static_cast<double>(model.model->codebook_size())));
 
-    const torch::Tensor grid = read_picture(temp / "out/grid.png");  // a pair to a row
+    const torch::Tensor grid = test::read_picture(temp / "out/grid.png");  // a pair to a row
     CHECK(grid.sizes() == at::IntArrayRef({2 * (c.side + 2) + 2, 2 * (c.side + 2) + 2, 3}));
     const torch::Tensor original = grid.narrow(0, 2, c.side).narrow(1, 2, c.side);
     CHECK(original.equal(to_uint8(image_B3HW)[0]));
@@ -163,7 +158,7 @@ TEST_CASE("reconstruct: another eval size resizes original and copy", "[eval]") 
                   weight(centre - static_cast<double>(x)) * copy_B3HW[0][1][y][x].item<double>();
     }
   }
-  const torch::Tensor saved = read_picture(temp / "out/000000.png");
+  const torch::Tensor saved = test::read_picture(temp / "out/000000.png");
   REQUIRE(saved.sizes() == at::IntArrayRef({11, 11, 3}));
   const double byte = std::clamp(127.5 * expected + 128, 0.0, 255.0);
   CHECK(std::abs(saved[5][5][1].item<double>() - std::floor(byte)) <= 1);
@@ -185,9 +180,9 @@ TEST_CASE("reconstruct: LPIPS of the saved pictures when its weights are given",
   const auto as_input = [](const torch::Tensor& pixels_HW3) {
     return pixels_HW3.permute({2, 0, 1}).unsqueeze(0).to(torch::kFloat) / 127.5 - 1;
   };
-  const torch::Tensor grid = read_picture(temp / "out/grid.png");
+  const torch::Tensor grid = test::read_picture(temp / "out/grid.png");
   const torch::Tensor original = grid.narrow(0, 2, 64).narrow(1, 2, 64);
-  const torch::Tensor copy = read_picture(temp / "out/000000.png");
+  const torch::Tensor copy = test::read_picture(temp / "out/000000.png");
   const double expected = lpips->forward(as_input(original), as_input(copy)).item<double>();
   CHECK(expected > 0);
   CHECK(result.lpips == Approx(expected).epsilon(1e-4));
@@ -232,12 +227,12 @@ TEST_CASE("reconstruct: files, folders and tars in their order, up to the limit"
   digits.grid_pairs = 4;  // one to a row: images 0, 5, 10, 15
   digits.out = temp / "digits";
   CHECK(eval::reconstruct(digits).images == 20);
-  const torch::Tensor grid = read_picture(temp / "digits/grid.png");
+  const torch::Tensor grid = test::read_picture(temp / "digits/grid.png");
   REQUIRE(grid.sizes() == at::IntArrayRef({4 * 18 + 2, 2 * 18 + 2, 3}));
   for (int64_t row = 0; row < 4; ++row) {
     const std::string number = str_cat(row < 2 ? "00000" : "0000", 5 * row);
     const torch::Tensor copy = grid.narrow(0, 2 + 18 * row, 16).narrow(1, 20, 16);
-    CHECK(copy.equal(read_picture(str_cat(temp / "digits/", number, ".png"))));
+    CHECK(copy.equal(test::read_picture(str_cat(temp / "digits/", number, ".png"))));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "codes/codes_support.h"
+#include "eval/picture_support.h"
 #include "gpt/golden_gpt.h"
 #include "support/support.h"
 #include "support/torch_support.h"
@@ -53,13 +54,6 @@ torch::Tensor draw_for_fid(const std::string& npz, int64_t num_images, int64_t e
   const io::NpzFile file(npz);
   REQUIRE(file.names() == std::vector<std::string>{"arr_0"});
   return checkpoint::as_tensor(file.read("arr_0")).clone();
-}
-
-torch::Tensor read_picture(const std::string& path) {
-  const std::string bytes = test::read_file(path);
-  const data::Image image = data::decode_image(std::as_bytes(std::span(bytes)));
-  auto* pixels = const_cast<uint8_t*>(image.rgb.data());
-  return torch::from_blob(pixels, {image.height, image.width, 3}, torch::kUInt8).clone();
 }
 
 /// Image i shows the label `first + i`, mod 10.
@@ -119,8 +113,8 @@ TEST_CASE("sample: FID's images are those of their label and index", "[eval]") {
   int64_t others = 0;
   for (int64_t i = 0; i < kImages; ++i) {
     INFO(i);
-    CHECK(image_BHW3[i].equal(read_picture(dir / ("pictures/" + picture_name(i)))));
-    others += image_BHW3[i].equal(read_picture(dir / ("others/" + picture_name(i)))) ? 0 : 1;
+    CHECK(image_BHW3[i].equal(test::read_picture(dir / ("pictures/" + picture_name(i)))));
+    others += image_BHW3[i].equal(test::read_picture(dir / ("others/" + picture_name(i)))) ? 0 : 1;
   }
   CHECK(others > kImages / 2);  // the label was seen
 }

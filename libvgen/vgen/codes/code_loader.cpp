@@ -230,10 +230,7 @@ constexpr int64_t kFewMisfits = 3;
 
 /// Refuses codes of another tokenizer where the dataset does not know its vocabulary: they would be
 /// left out one by one. What cannot be read is left to the reader.
-void check_vocabulary(const CodeDataset& dataset, const Plan& plan) {
-  const int64_t codebook_size = plan.required.codebook_size;
-  if (codebook_size == 0 || dataset.info().codebook_size != 0) return;
-  const size_t crop_set = plan.crop_sets[0];
+void check_vocabulary(const CodeDataset& dataset, int64_t codebook_size, size_t crop_set) {
   const int64_t crop = dataset.info().crop_sets[crop_set].middle();
   const int64_t probed = std::min(dataset.size(), kProbedImages);
   std::vector<int64_t> code_T(static_cast<size_t>(dataset.info().num_tokens()));
@@ -283,7 +280,10 @@ struct CodeLoader::Impl {
       check_fits(dataset.info(), plan.required);
       plan.crop_sets = choose_sets(
           dataset.info(), plan.is_training ? plan.config.crops : std::vector<std::string>{});
-      check_vocabulary(dataset, plan);
+      const int64_t vocabulary = plan.required.codebook_size;
+      if (vocabulary != 0 && dataset.info().codebook_size == 0) {
+        for (const size_t set : plan.crop_sets) check_vocabulary(dataset, vocabulary, set);
+      }
     } catch (Error& error) {
       error.add_context(plan.path);
       throw;

@@ -3,11 +3,12 @@
 //
 // The format is taken from the content, never from the name: JPEG, PNG, WebP, BMP, PPM/PGM/PBM,
 // TIFF. Grey becomes three equal channels, palettes are expanded, alpha is dropped, CMYK is
-// converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored. Two
+// converted by PIL's formula, of 16 bits the high byte is kept, EXIF orientation is ignored. Three
 // differences: PIL clips 16-bit grey to white, here its high byte counts too; the colour of a TIFF
-// with alpha comes multiplied by it. JPEG goes through libjpeg-turbo with the settings that PIL
-// uses, PNG through libpng, the others through OpenCV. All functions may be called from any thread,
-// and none prints: what a codec says of a damaged file is in the Error or is dropped.
+// with alpha comes multiplied by it; a PNG without its end is refused. JPEG goes through
+// libjpeg-turbo with the settings that PIL uses, PNG through libpng, the others through OpenCV. All
+// functions may be called from any thread, and none prints: what a codec says of a damaged file is
+// in the Error or is dropped.
 
 #include <cstddef>
 #include <cstdint>

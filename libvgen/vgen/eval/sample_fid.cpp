@@ -72,6 +72,10 @@ io::Json FidSampling::settings() const {
   json.set("num_images", io::Json::number(config_.num_images));
   json.set("image_size", io::Json::number(config_.model.image_size));
   json.set("eval_size", io::Json::number(config_.eval_size));
+  const c10::Device device = parse_device(config_.model.device);
+  json.set("device", io::Json::string(c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
+  // On the CPU an image does not depend on those beside it.
+  if (!device.is_cpu()) json.set("batch_size", io::Json::number(config_.model.batch_size));
   for (const auto& [name, value] : identify_models(config_.model).members) json.set(name, value);
   return json;
 }
@@ -162,6 +166,10 @@ void FidSampling::write_npz() const {
 
 SampleResult FidSampling::run() {
   const auto start = Clock::now();
+  if (config_.rank >= num_parts_) {
+    log_info("sample: rank ", config_.rank, " has no part to draw, there are ", num_parts_);
+    return {};
+  }
   if (fs::exists(config_.npz) && !fs::exists(folder_)) {
     throw_error(ErrorCode::kInvalidArgument, config_.npz,
                 ": is there already; remove it to draw the images again");

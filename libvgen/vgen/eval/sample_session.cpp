@@ -32,7 +32,13 @@ void read_downsample(const std::string& run_config, infer::TrainedGrid& trained)
   if (train == nullptr) return;
   const std::string path = str_cat(train->scalar, "/", codes::kIndexName);
   if (!std::filesystem::exists(path)) return;
-  const codes::CodeInfo info = codes::read_index(train->scalar).info;
+  codes::CodeInfo info;
+  try {
+    info = codes::read_index(train->scalar).info;
+  } catch (const Error& error) {
+    log_warning(error.what(), ": not asked for the grid");  // nothing that is drawn needs it
+    return;
+  }
   const bool is_of_run = info.grid.size() == 2 && info.num_tokens() == trained.block_size;
   if (!is_of_run || info.image_size == 0) return;
   trained.downsample = info.image_size / info.grid[0];

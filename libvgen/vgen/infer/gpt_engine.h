@@ -59,7 +59,7 @@ struct GptChoice {
 /// the last bit, whatever else is in the batch and however many threads run; LibTorch's operators
 /// round differently in batches of other sizes.
 ///
-/// With our own kernels decode() and sample() allocate nothing once they were called with as many
+/// With our own kernels decode() and sample() make no tensors once they were called with as many
 /// rows on as many threads. LibTorch's operators make new tensors in both, except where a decode()
 /// replays a CUDA graph; sampling is not part of the graph.
 class GptEngine {

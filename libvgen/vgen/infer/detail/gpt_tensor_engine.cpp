@@ -42,8 +42,9 @@ struct Upload {
   Upload(at::IntArrayRef shape, at::ScalarType dtype, c10::Device to)
       : host(at::zeros(shape, at::TensorOptions(dtype).pinned_memory(to.is_cuda()))),
         device(at::zeros(shape, at::TensorOptions(dtype).device(to))) {}
-  // Returns when `host` may be written again.
-  void send() { device.copy_(host); }
+  /// Returns when `host` may be written again; without waiting that is once the device has got
+  /// here.
+  void send(bool is_waiting = true) { device.copy_(host, /*non_blocking=*/!is_waiting); }
 
   at::Tensor host, device;
 };
@@ -364,7 +365,7 @@ void GptTensorEngine::sample(std::span<const GptChoice> choices, std::span<int64
   const at::NoGradGuard no_grad;
   const auto count = static_cast<int64_t>(choices.size());
   const bool is_filtered = write_choices(choices);
-  choices_7B_.send();
+  choices_7B_.send(/*is_waiting=*/false);  // the end of this function waits for the device
   const auto column = [&](ChoiceField field) {
     return choices_7B_.device[field].slice(0, 0, count).unsqueeze(1);  // (B, 1)
   };
