@@ -76,34 +76,36 @@ void KvCache::store_value(std::byte* values, int64_t position, const float* valu
   }
 }
 
-void KvCache::append_row(float* qkv, const CacheRow& row, int64_t layer, const float* rope_P2) {
-  const int64_t head_dim = shape_.head_dim, num_rotated = shape_.num_heads + shape_.num_kv_heads;
+// A key-value head of all rows, and the query heads that share it, in the order of the rows.
+void KvCache::append_head(float* qkv, const std::vector<CacheRow>& rows, int64_t layer,
+                          int64_t head, const float* rope_SP2) {
+  const int64_t head_dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
   const float query_scale = 1 / std::sqrt(static_cast<float>(head_dim));
-  for (int64_t head = 0; head < num_rotated; ++head) {
-    const float scale = head < shape_.num_heads ? query_scale : 1;
-    float* x = qkv + head * head_dim;
-    for (int64_t p = 0; p < head_dim / 2; ++p) {
-      const float a = x[2 * p], b = x[2 * p + 1], cos = rope_P2[2 * p], sin = rope_P2[2 * p + 1];
-      x[2 * p] = (a * cos - b * sin) * scale;
-      x[2 * p + 1] = (b * cos + a * sin) * scale;
-    }
-  }
-  for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
-    const float* key = qkv + (shape_.num_heads + head) * head_dim;
+  for (const CacheRow& row : rows) {
+    const float* rope_P2 = rope_SP2 + row.position * head_dim;
+    const auto turn = [&](float* x, float scale) {
+      for (int64_t p = 0; p < head_dim / 2; ++p) {
+        const float a = x[2 * p], b = x[2 * p + 1], cos = rope_P2[2 * p], sin = rope_P2[2 * p + 1];
+        x[2 * p] = (a * cos - b * sin) * scale;
+        x[2 * p + 1] = (b * cos + a * sin) * scale;
+      }
+    };
+    for (int64_t i = 0; i < group; ++i) turn(qkv + (head * group + i) * head_dim, query_scale);
+    float* key = qkv + (shape_.num_heads + head) * head_dim;
+    turn(key, 1);
     store_key(keys(row.slot, layer, head), row.position, key);
     store_value(values(row.slot, layer, head), row.position, key + shape_.num_kv_heads * head_dim);
+    qkv += (shape_.num_heads + 2 * shape_.num_kv_heads) * head_dim;
   }
 }
 
 // Rows of one slot write neighbouring bytes, never the same: a partner that is cleared belongs to
-// the next position, so the rows of a slot are written in order by one thread.
+// the next position, so the rows of a head are written in order by one thread.
 void KvCache::append(float* qkv, const std::vector<CacheRow>& rows, int64_t layer,
                      const float* rope_SP2) {
-  const int64_t width = (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    append_row(qkv + static_cast<int64_t>(i) * width, rows[i], layer,
-               rope_SP2 + rows[i].position * shape_.head_dim);
-  }
+  at::parallel_for(0, shape_.num_kv_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head) append_head(qkv, rows, layer, head, rope_SP2);
+  });
 }
 
 void KvCache::attend(const float* qkv, const std::vector<CacheRow>& rows, int64_t layer,

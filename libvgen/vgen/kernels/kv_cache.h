@@ -48,7 +48,8 @@ class KvCache {
  private:
   std::byte* keys(int64_t slot, int64_t layer, int64_t head) const;
   std::byte* values(int64_t slot, int64_t layer, int64_t head) const;
-  void append_row(float* qkv, const CacheRow& row, int64_t layer, const float* rope_P2);
+  void append_head(float* qkv, const std::vector<CacheRow>& rows, int64_t layer, int64_t head,
+                   const float* rope_SP2);
   void store_key(std::byte* keys, int64_t position, const float* key) const;
   void store_value(std::byte* values, int64_t position, const float* value) const;
 
