@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "vgen/nn/cross_entropy.h"
+#include "vgen/nn/narrow.h"
 #include "vgen/nn/rotary.h"
 #include "vgen/nn/swiglu.h"
 #include "vgen/tensor/block.h"
@@ -46,13 +47,13 @@ AttentionImpl::AttentionImpl(const GptConfig& config)
 
 torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BSC, const torch::Tensor& rope_SP2,
                                      const torch::Tensor& mask_B1SS) {
-  const auto heads = nn::rotary_heads(wqkv_(x_BSC), rope_SP2, n_head_, n_kv_head_);
+  const auto heads =
+      nn::rotary_heads(nn::linear(x_BSC, wqkv_->weight), rope_SP2, n_head_, n_kv_head_);
   const bool is_causal = !mask_B1SS.defined();
-  const auto mixed = at::scaled_dot_product_attention(
+  const auto mixed = nn::attention(
       heads.query_BHSD, heads.key_BKSD, heads.value_BKSD,
-      is_causal ? std::nullopt : std::optional(mask_B1SS), /*dropout_p=*/0.0, is_causal,
-      /*scale=*/std::nullopt, /*enable_gqa=*/n_kv_head_ != n_head_);
-  const auto out_BSC = wo_(mixed.transpose(1, 2).flatten(2));
+      {.mask = mask_B1SS, .is_causal = is_causal, .has_groups = n_kv_head_ != n_head_});
+  const auto out_BSC = nn::linear(mixed.transpose(1, 2).flatten(2), wo_->weight);
   return torch::dropout(out_BSC, dropout_p_, is_training());
 }
 
@@ -63,7 +64,8 @@ FeedForwardImpl::FeedForwardImpl(const GptConfig& config) : dropout_p_(config.ff
 }
 
 torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BSC) {
-  return torch::dropout(w2_(nn::swiglu(w1_(x_BSC), w3_(x_BSC))), dropout_p_, is_training());
+  const auto gated = nn::swiglu(nn::linear(x_BSC, w1_->weight), nn::linear(x_BSC, w3_->weight));
+  return torch::dropout(nn::linear(gated, w2_->weight), dropout_p_, is_training());
 }
 
 BlockImpl::BlockImpl(const GptConfig& config, double drop_path_p) : drop_path_p_(drop_path_p) {
@@ -87,7 +89,7 @@ CaptionProjectionImpl::CaptionProjectionImpl(const GptConfig& config) {
 }
 
 torch::Tensor CaptionProjectionImpl::forward(const torch::Tensor& x) {
-  return fc2_(at::gelu(fc1_(x), "tanh"));
+  return nn::linear(at::gelu(nn::linear(x, fc1_->weight), "tanh"), fc2_->weight);
 }
 
 ConditionEmbeddingImpl::ConditionEmbeddingImpl(const GptConfig& config) {
@@ -171,7 +173,7 @@ torch::Tensor TransformerImpl::forward(const GptBatch& batch) {
     x_BSC = run_block(*block, {x_BSC}, forward);
   }
   x_BSC = norm_(x_BSC.slice(1, num_condition_tokens - 1));
-  return output_(x_BSC);
+  return nn::linear(x_BSC, output_->weight);
 }
 
 torch::Tensor gpt_loss(const torch::Tensor& logits_BNV, const torch::Tensor& code_BN,

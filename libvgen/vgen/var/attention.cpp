@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "vgen/nn/narrow.h"
+
 namespace vgen::var {
 
 namespace {
@@ -75,7 +77,7 @@ AttentionImpl::AttentionImpl(const VarConfig& config, c10::Device device)
 torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BLC,
                                      const std::vector<QueryGroup>& groups) {
   const auto bias = torch::cat({q_bias_, zero_k_bias_, v_bias_});
-  const auto heads = torch::linear(x_BLC, mat_qkv_->weight, bias)
+  const auto heads = nn::linear(x_BLC, mat_qkv_->weight, bias)
                          .unflatten(-1, {3, n_head_, -1})
                          .permute({2, 0, 3, 1, 4})
                          .unbind();  // each (B, H, L, D)
@@ -87,11 +89,11 @@ torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BLC,
   }
   std::vector<torch::Tensor> mixed;
   for (const QueryGroup& group : groups) {
-    const auto& mask = group.mask_11QM;
-    const auto mixed_BHQD = at::scaled_dot_product_attention(
-        query.slice(2, group.begin, group.end), key.slice(2, 0, group.end),
-        value.slice(2, 0, group.end), mask.defined() ? std::optional(mask) : std::nullopt,
-        is_training() ? attn_dropout_p_ : 0.0, /*is_causal=*/false, softmax_scale_);
+    const auto mixed_BHQD = nn::attention(query.slice(2, group.begin, group.end),
+                                          key.slice(2, 0, group.end), value.slice(2, 0, group.end),
+                                          {.mask = group.mask_11QM,
+                                           .dropout_p = is_training() ? attn_dropout_p_ : 0.0,
+                                           .scale = softmax_scale_});
     mixed.push_back(mixed_BHQD.transpose(1, 2));
   }
   const auto out_BLC = proj_(torch::cat(mixed, 1).flatten(2));

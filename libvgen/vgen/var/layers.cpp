@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include "vgen/nn/narrow.h"
 #include "vgen/tensor/deferred_init.h"
 
 namespace vgen::var {
@@ -13,7 +14,7 @@ LinearImpl::LinearImpl(int64_t in, int64_t out, c10::Device device, bool use_bia
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
-  return torch::linear(x, weight, bias);
+  return nn::linear(x, weight, bias);
 }
 
 EmbeddingImpl::EmbeddingImpl(int64_t rows, int64_t width, c10::Device device) {

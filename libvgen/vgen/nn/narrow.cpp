@@ -1,0 +1,130 @@
+#include "vgen/nn/narrow.h"
+
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+namespace vgen::nn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
+
+constexpr auto kAutocastKey = c10::DispatchKey::AutocastCPU;
+
+/// Whether LibTorch multiplies matrices of that dtype by the processor's vectors or tiles.
+bool has_products(c10::ScalarType dtype) {
+#if defined(__x86_64__)
+  if (dtype == c10::kBFloat16) return __builtin_cpu_supports("avx512bw");
+  if (dtype == c10::kHalf) return __builtin_cpu_supports("avx512fp16");
+#endif
+  return true;
+}
+
+/// The dtype that a product with x is made in.
+c10::ScalarType product_dtype(const at::Tensor& x) {
+  const bool is_cast = x.is_cpu() && at::autocast::is_autocast_enabled(c10::kCPU);
+  return is_cast ? at::autocast::get_autocast_dtype(c10::kCPU) : x.scalar_type();
+}
+
+at::Tensor narrowed(const at::Tensor& x, c10::ScalarType dtype) {
+  // A weight that autocast has cast before is not cast again.
+  return at::autocast::cached_cast(dtype, x, c10::kCPU);
+}
+
+at::Tensor widened(const at::Tensor& x) { return x.to(c10::kFloat); }
+
+/// A bias of no elements is none: a Function takes no undefined tensors.
+class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
+ public:
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
+                               const torch::Tensor& weight, const torch::Tensor& bias) {
+    const NoAutocast guard(kAutocastKey);
+    context->save_for_backward({x, weight});
+    const at::Tensor added = bias.numel() > 0 ? widened(bias) : at::Tensor();
+    return at::linear(widened(x), widened(weight), added).to(x.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "linear has no second derivative");
+    const variable_list saved = context->get_saved_variables();
+    const torch::Tensor &x = saved[0], &weight = saved[1];
+    const auto dtype = x.scalar_type();
+    const auto dy_MN = widened(gradients[0]).flatten(0, -2);
+    variable_list result(3);
+    if (context->needs_input_grad(0)) {
+      result[0] = dy_MN.mm(widened(weight)).to(dtype).view(x.sizes());
+    }
+    if (context->needs_input_grad(1)) {
+      result[1] = dy_MN.t().mm(widened(x).reshape({-1, x.size(-1)})).to(dtype);
+    }
+    if (context->needs_input_grad(2)) result[2] = dy_MN.sum(0).to(dtype);
+    return result;
+  }
+};
+
+at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                  const AttentionOptions& options) {
+  return at::scaled_dot_product_attention(
+      query, key, value, options.mask.defined() ? std::optional(options.mask) : std::nullopt,
+      options.dropout_p, options.is_causal, options.scale, options.has_groups);
+}
+
+/// Computes a second time in the backward pass: of float32 nothing is kept.
+class WidenedAttention : public torch::autograd::Function<WidenedAttention> {
+ public:
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& query,
+                               const torch::Tensor& key, const torch::Tensor& value,
+                               const AttentionOptions& options) {
+    const NoAutocast guard(kAutocastKey);
+    context->save_for_backward({query, key, value, options.mask});
+    context->saved_data["is_causal"] = options.is_causal;
+    context->saved_data["scale"] = options.scale;
+    context->saved_data["has_groups"] = options.has_groups;
+    return attend(widened(query), widened(key), widened(value), options).to(query.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "attention has no second derivative");
+    const variable_list saved = context->get_saved_variables();
+    const AttentionOptions options{.mask = saved[3],
+                                   .is_causal = context->saved_data["is_causal"].toBool(),
+                                   .scale = context->saved_data["scale"].toOptional<double>(),
+                                   .has_groups = context->saved_data["has_groups"].toBool()};
+    variable_list inputs;
+    for (size_t i = 0; i < 3; ++i) inputs.push_back(widened(saved[i]).requires_grad_());
+    torch::Tensor out;
+    {
+      const torch::AutoGradMode guard(/*enabled=*/true);
+      out = attend(inputs[0], inputs[1], inputs[2], options);
+    }
+    variable_list result = torch::autograd::grad({out}, inputs, {widened(gradients[0])});
+    for (auto& gradient : result) gradient = gradient.to(saved[0].scalar_type());
+    result.emplace_back();
+    return result;
+  }
+};
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const auto dtype = product_dtype(x);
+  if (!x.is_cpu() || has_products(dtype)) return at::linear(x, weight, bias);
+  const at::Tensor added = bias.defined() ? bias : at::empty({0}, x.options());
+  return WidenedLinear::apply(narrowed(x, dtype), narrowed(weight, dtype), narrowed(added, dtype));
+}
+
+at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                     const AttentionOptions& options) {
+  const auto dtype = product_dtype(query);
+  if (!query.is_cpu() || has_products(dtype) || options.dropout_p > 0) {
+    return attend(query, key, value, options);
+  }
+  AttentionOptions widened_options = options;
+  const bool is_sum = options.mask.defined() && options.mask.scalar_type() != c10::kBool;
+  if (is_sum) widened_options.mask = widened(options.mask);
+  return WidenedAttention::apply(narrowed(query, dtype), narrowed(key, dtype),
+                                 narrowed(value, dtype), widened_options);
+}
+
+}  // namespace vgen::nn

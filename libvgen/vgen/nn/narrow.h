@@ -1,0 +1,29 @@
+#pragma once
+// Matrix products in the dtypes that a processor lacks: on a CPU without vectors of bfloat16 or
+// float16 LibTorch multiplies them in plain loops, tens of times slower than float32. Here such
+// products are made in float32 and rounded once, and what is kept for the backward pass stays
+// narrow; there is no second derivative then. Everywhere else these are LibTorch's operators.
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace vgen::nn {
+
+/// x W^T + b, as at::linear, autocast included: x (..., K), weight (N, K), bias (N) or undefined.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// As at::scaled_dot_product_attention.
+struct AttentionOptions {
+  at::Tensor mask = {};
+  double dropout_p = 0;
+  bool is_causal = false;
+  std::optional<double> scale = {};  ///< none: D^-0.5
+  bool has_groups = false;           ///< fewer heads of keys and values than of queries
+};
+/// query (B, H, Q, D), key and value (B, K, T, D) to (B, H, Q, D). Autocast is followed. With
+/// dropout it is LibTorch's in any case.
+at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                     const AttentionOptions& options);
+
+}  // namespace vgen::nn
