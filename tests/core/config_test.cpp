@@ -139,8 +139,10 @@ TEST_CASE("config: the resolved config reads back as the same struct", "[core]")
   CHECK(again.model.dropout == 1e-7);
   CHECK(again.stages.size() == 1);
   CHECK(dump_config(again) == text);
-  config.name = "a: b # c \"d\"\n\\";
-  CHECK(parse(dump_config(config)).name == config.name);
+  for (const char* name : {"a: b # c \"d\"\n\\", "a\rb", "\r"}) {
+    config.name = name;
+    CHECK(parse(dump_config(config)).name == name);
+  }
 }
 
 TEST_CASE("config: include puts the base under the file", "[core]") {

@@ -185,14 +185,19 @@ bool needs_quotes(const std::string& text) {
   return parse_int(text, integer) || parse_double(text, number) || kWords.count(to_lower(text)) > 0;
 }
 
+// yaml-cpp leaves a carriage return as it is, and reads it as the end of a line.
+void emit_text(YAML::Emitter& out, const std::string& text, bool must_quote) {
+  if (must_quote || text.find('\r') != std::string::npos) out << YAML::DoubleQuoted;
+  out << text;
+}
+
 void emit(YAML::Emitter& out, const ConfigNode& node) {
   switch (node.kind) {
     case ConfigNode::Kind::kNull:
       out << YAML::Null;
       break;
     case ConfigNode::Kind::kScalar:
-      if (node.is_quoted && needs_quotes(node.scalar)) out << YAML::DoubleQuoted;
-      out << node.scalar;
+      emit_text(out, node.scalar, node.is_quoted && needs_quotes(node.scalar));
       break;
     case ConfigNode::Kind::kList: {
       const bool is_flat =
@@ -207,7 +212,9 @@ void emit(YAML::Emitter& out, const ConfigNode& node) {
     case ConfigNode::Kind::kMap:
       out << YAML::BeginMap;
       for (size_t i = 0; i < node.keys.size(); ++i) {
-        out << YAML::Key << node.keys[i] << YAML::Value;
+        out << YAML::Key;
+        emit_text(out, node.keys[i], /*must_quote=*/false);
+        out << YAML::Value;
         emit(out, node.values[i]);
       }
       out << YAML::EndMap;
