@@ -168,10 +168,12 @@ void SlicedFile::list_tensors(const std::vector<std::string>& files) {
         const auto [place, is_new] = index_of.emplace(name, tensors_.size());
         if (is_new) tensors_.push_back({name, array.dtype, found.shape, {}});
         SlicedTensor& tensor = tensors_[place->second];
-        require(tensor.dtype == array.dtype && tensor.shape == found.shape, ErrorCode::kDataCorrupt,
-                "tensor '", printable(name), "' is of ", dtype_name(array.dtype), " ",
-                format_shape(found.shape), ", but of ", dtype_name(tensor.dtype), " ",
-                format_shape(tensor.shape), " in ", tensor.slices.front().file);
+        if (tensor.dtype != array.dtype || tensor.shape != found.shape) {
+          throw_error(ErrorCode::kDataCorrupt, "tensor '", printable(name), "' is of ",
+                      dtype_name(array.dtype), " ", format_shape(found.shape), ", but of ",
+                      dtype_name(tensor.dtype), " ", format_shape(tensor.shape), " in ",
+                      tensor.slices.front().file);
+        }
         tensor.slices.push_back({file, found.begin, array.num_elements()});
       }
     } catch (Error& error) {
