@@ -25,9 +25,9 @@ TEST_CASE("linear: float32 is LibTorch's to the bit", "[nn]") {
 
 TEST_CASE("linear: under autocast the result is narrow and gradients are the weights'", "[nn]") {
   torch::manual_seed(0);
+  const bool has_bias = GENERATE(false, true);
   for (const auto dtype : {c10::kBFloat16, c10::kHalf}) {
-    CAPTURE(c10::toString(dtype));
-    const bool has_bias = GENERATE(false, true);
+    CAPTURE(c10::toString(dtype), has_bias);
     // Of narrow numbers, so that only the result is rounded. Other strides than the usual ones.
     const auto x = torch::randn({2, 6, 3}).to(dtype).to(c10::kFloat).transpose(1, 2);
     const auto weight = torch::randn({5, 6}).to(dtype).to(c10::kFloat).requires_grad_();
@@ -63,6 +63,7 @@ TEST_CASE("linear: narrow weights need no autocast", "[nn]") {
   CHECK_THAT(y.to(c10::kFloat), test::AllClose(expected, rounding_of(c10::kBFloat16)));
   y.sum().backward();
   CHECK(weight.grad().scalar_type() == c10::kBFloat16);
+  CHECK_THROWS(nn::linear(x, weight.to(c10::kFloat)));  // as LibTorch's, on every processor
 }
 
 TEST_CASE("attention: narrow inputs, as in float32", "[nn]") {

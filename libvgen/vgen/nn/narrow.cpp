@@ -21,10 +21,15 @@ bool has_products(c10::ScalarType dtype) {
   return true;
 }
 
-/// The dtype that a product with x is made in.
-c10::ScalarType product_dtype(const at::Tensor& x) {
-  const bool is_cast = x.is_cpu() && at::autocast::is_autocast_enabled(c10::kCPU);
-  return is_cast ? at::autocast::get_autocast_dtype(c10::kCPU) : x.scalar_type();
+/// The narrow dtype that a product of x and y is to be made in and that the processor lacks; none
+/// where LibTorch's operator serves.
+std::optional<c10::ScalarType> lacking_dtype(const at::Tensor& x, const at::Tensor& y) {
+  if (!x.is_cpu()) return std::nullopt;
+  const bool is_cast = at::autocast::is_autocast_enabled(c10::kCPU);
+  const auto dtype = is_cast ? at::autocast::get_autocast_dtype(c10::kCPU) : x.scalar_type();
+  if (has_products(dtype)) return std::nullopt;
+  // Without autocast, dtypes that do not fit are LibTorch's to refuse.
+  return is_cast || y.scalar_type() == dtype ? std::optional(dtype) : std::nullopt;
 }
 
 at::Tensor narrowed(const at::Tensor& x, c10::ScalarType dtype) {
@@ -108,23 +113,22 @@ class WidenedAttention : public torch::autograd::Function<WidenedAttention> {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const auto dtype = product_dtype(x);
-  if (!x.is_cpu() || has_products(dtype)) return at::linear(x, weight, bias);
+  const auto dtype = lacking_dtype(x, weight);
+  if (!dtype) return at::linear(x, weight, bias);
   const at::Tensor added = bias.defined() ? bias : at::empty({0}, x.options());
-  return WidenedLinear::apply(narrowed(x, dtype), narrowed(weight, dtype), narrowed(added, dtype));
+  return WidenedLinear::apply(narrowed(x, *dtype), narrowed(weight, *dtype),
+                              narrowed(added, *dtype));
 }
 
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                      const AttentionOptions& options) {
-  const auto dtype = product_dtype(query);
-  if (!query.is_cpu() || has_products(dtype) || options.dropout_p > 0) {
-    return attend(query, key, value, options);
-  }
+  const auto dtype = lacking_dtype(query, key);
+  if (!dtype || options.dropout_p > 0) return attend(query, key, value, options);
   AttentionOptions widened_options = options;
   const bool is_sum = options.mask.defined() && options.mask.scalar_type() != c10::kBool;
   if (is_sum) widened_options.mask = widened(options.mask);
-  return WidenedAttention::apply(narrowed(query, dtype), narrowed(key, dtype),
-                                 narrowed(value, dtype), widened_options);
+  return WidenedAttention::apply(narrowed(query, *dtype), narrowed(key, *dtype),
+                                 narrowed(value, *dtype), widened_options);
 }
 
 }  // namespace vgen::nn

@@ -22,7 +22,7 @@ struct AttentionOptions {
   bool has_groups = false;           ///< fewer heads of keys and values than of queries
 };
 /// query (B, H, Q, D), key and value (B, K, T, D) to (B, H, Q, D). Autocast is followed. With
-/// dropout it is LibTorch's in any case.
+/// dropout it is LibTorch's in any case. The mask gets no gradient.
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                      const AttentionOptions& options);
 
