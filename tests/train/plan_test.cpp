@@ -241,7 +241,9 @@ TEST_CASE("plan: published models on many GPUs", "[train]") {
   const PlanRow& none = row_of(report, "none", false);
   CHECK(none.ranks == 1);
   // Weights, gradients and Adam in float32: 16 bytes a parameter.
-  CHECK(none.memory.total() == 16 * report.num_parameters);
+  const dist::PlannedMemory& memory = none.memory;
+  CHECK(memory.parameters + memory.gradients + memory.optimizer == 16 * report.num_parameters);
+  CHECK(memory.averages + memory.gathered + memory.buffers == 0);
   CHECK_FALSE(none.is_fitting);
   CHECK(none.sent_bytes == 0);
   const PlanRow& ddp = row_of(report, "ddp", false);

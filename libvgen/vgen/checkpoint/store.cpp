@@ -138,8 +138,7 @@ CheckpointInfo find_checkpoint(const std::string& path) {
     problems.push_back(str_cat(base_name(info.path), ": ", info.problem));
     was_whole |= has_index(info.path);
   }
-  require(!was_whole, ErrorCode::kDataCorrupt, path,
-          ": holds no valid checkpoint: ", join(problems, "; "),
+  require(!was_whole, ErrorCode::kDataCorrupt, path, kNoCheckpoint, ": ", join(problems, "; "),
           "; bring one of them back, or move ", folder, " away to start over");
   throw_error(ErrorCode::kNotFound, path, kNoCheckpoint,
               std::string_view(all.empty() ? "" : " (the log tells why of each)"), kGetOne);

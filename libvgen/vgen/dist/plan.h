@@ -1,8 +1,7 @@
 #pragma once
 // What a strategy will need, on paper: bytes per rank, what the ranks send each other, and how long
 // a step takes, from the sizes of the parameters alone. Follows Sharded, the reducer of ddp and
-// the trainer with Adam line by line. Pure arithmetic: may be
-// called from several threads.
+// the trainer with Adam line by line. Pure arithmetic: may be called from several threads.
 
 #include <cstdint>
 #include <string>
@@ -51,10 +50,6 @@ struct PlannedMemory {
   /// whole of a phase where micro-batches add up; else those of the largest block and of what lies
   /// outside of blocks.
   int64_t buffers = 0;
-
-  int64_t total() const {
-    return parameters + gradients + optimizer + averages + gathered + buffers;
-  }
 };
 PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
 

@@ -36,6 +36,7 @@ class KvCache {
   /// qkv: rows of [queries | keys | values] as the projection gives them. Rotates queries (in
   /// place, scaled by head_dim^-0.5) and keys by the row's position, and stores keys and values.
   /// rope_SP2: (cos, sin) of head_dim / 2 pairs per position. Several rows may be of one slot.
+  /// Runs on LibTorch's threads.
   void append(float* qkv, const std::vector<CacheRow>& rows, int64_t layer, const float* rope_SP2);
 
   /// out: (rows, num_heads * head_dim), the heads' mixed values. Runs on LibTorch's threads.

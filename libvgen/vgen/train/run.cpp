@@ -342,8 +342,8 @@ class Run {
   int64_t saved_step_ = -1;
 };
 
-std::optional<checkpoint::CheckpointInfo> newest_checkpoint(const std::string& run,
-                                                            dist::Group& group) {
+std::optional<checkpoint::CheckpointInfo> checkpoint_to_resume(const std::string& run,
+                                                               dist::Group& group) {
   try {
     return checkpoint::find_checkpoint(run, group);
   } catch (const Error& error) {
@@ -378,7 +378,7 @@ class RunPlace {
       return folder_->has_run() ? "has run" : "";
     });
     if (!folder_) folder_.emplace(path_);
-    if (!told[0].empty()) checkpoint_ = newest_checkpoint(path_, group);
+    if (!told[0].empty()) checkpoint_ = checkpoint_to_resume(path_, group);
   }
 
   const checkpoint::RunFolder& folder() const { return *folder_; }
