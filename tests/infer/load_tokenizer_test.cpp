@@ -110,7 +110,7 @@ TEST_CASE("load_tokenizer: official weights without a config, five levels", "[in
   const std::string file = golden("vq16/ckpt.safetensors");
   const auto expected = dump_config(golden_config("vq16"));
   CHECK(dump_config(infer::infer_vqgan_config(io::load_state_dict(file))) == expected);
-  const auto loaded = load_tokenizer(file);
+  const auto loaded = load_tokenizer(file, {.device = "cpu"});
   CHECK(loaded.model->config_yaml() == expected);
   CHECK(loaded.model->downsample() == 16);
   CHECK(loaded.model->codebook_size() == 128);
@@ -125,7 +125,7 @@ TEST_CASE("load_tokenizer: official weights without a config, five levels", "[in
   for (const std::string nest : {"model", ""}) {
     const std::string copy = temp / ("nested" + nest + ".pt");
     io::convert({.input = file, .output = copy, .nest = nest});
-    const auto again = load_tokenizer(copy);
+    const auto again = load_tokenizer(copy, {.device = "cpu"});
     CHECK(again.weights == "model");
     CHECK(again.model->fingerprint() == loaded.model->fingerprint());
     check_golden(again, "vq16/images.npy", "vq16/");
@@ -137,7 +137,7 @@ TEST_CASE("load_tokenizer: model and averaged weights of one official file", "[i
   const auto expected = dump_config(golden_config("vq_ema"));
   for (const std::string weights : {"auto", "ema", "model"}) {
     INFO(weights);
-    const auto loaded = load_tokenizer(file, {.weights = weights});
+    const auto loaded = load_tokenizer(file, {.weights = weights, .device = "cpu"});
     const std::string name = weights == "model" ? "model" : "ema";
     CHECK(loaded.weights == name);
     CHECK(loaded.model->config_yaml() == expected);
@@ -165,14 +165,14 @@ TEST_CASE("load_tokenizer: runs give their newest weights, averaged ones first",
   for (const std::string& path :
        {run, run + "/", run + "/checkpoints", checkpoint, checkpoint + "/"}) {
     INFO(path);
-    const auto loaded = load_tokenizer(path);
+    const auto loaded = load_tokenizer(path, {.device = "cpu"});
     CHECK(loaded.weights == "ema");
     CHECK(loaded.step == 30);
     CHECK(loaded.image_size == 24);
     CHECK(loaded.model->config_yaml() == dump_config(config));
     CHECK(loaded.model->encode(test_image()).equal(codes_of(ema)));
   }
-  const auto loaded = load_tokenizer(run, {.weights = "model"});
+  const auto loaded = load_tokenizer(run, {.weights = "model", .device = "cpu"});
   CHECK(loaded.weights == "model");
   CHECK(loaded.model->encode(test_image()).equal(codes_of(model)));
   // One file of a checkpoint, without its run: the same tokenizer.
@@ -273,7 +273,8 @@ TEST_CASE("load_tokenizer: a config can be given", "[infer]") {
   const std::string file = golden("vq_ema/ckpt.pt");
   const std::string yaml = temp / "model.yaml";
   test::write_file(yaml, dump_config(golden_config("vq_ema")));
-  check_golden(load_tokenizer(file, {.config = yaml}), "vq_ema/images.npy", "vq_ema/ema_");
+  check_golden(load_tokenizer(file, {.config = yaml, .device = "cpu"}), "vq_ema/images.npy",
+               "vq_ema/ema_");
   CHECK_THAT(test::error_of([&] { load_tokenizer(file, {.config = "VQ-16"}); }),
              Contains("vq_ema/ckpt.pt ('ema'): the tensors are not those of this model") &&
                  Contains("missing: encoder.conv_blocks.0.res.1.") &&
@@ -289,7 +290,8 @@ TEST_CASE("load_tokenizer: bf16 and fp16 stay near fp32", "[infer][golden]") {
   const torch::Tensor expected = golden_tensor("vq16/decoded.npy");
   for (const auto& [precision, bound] : {std::pair{"bf16", 0.06}, std::pair{"fp16", 0.01}}) {
     INFO(precision);
-    const auto loaded = load_tokenizer(golden("vq16/ckpt.safetensors"), {.precision = precision});
+    const auto loaded =
+        load_tokenizer(golden("vq16/ckpt.safetensors"), {.device = "cpu", .precision = precision});
     const torch::Tensor decoded = loaded.model->decode(code, 64, 64);
     CHECK(decoded.scalar_type() == torch::kFloat32);
     CHECK(((decoded - expected).norm() / expected.norm()).item<double>() < bound);
@@ -353,7 +355,7 @@ TEST_CASE("infer_vqgan_config: hostile shapes ask for no memory", "[infer]") {
 }
 
 TEST_CASE("image tokenizer: wrong codes and images are told", "[infer]") {
-  const auto loaded = load_tokenizer(golden("vq_ema/ckpt.pt"));
+  const auto loaded = load_tokenizer(golden("vq_ema/ckpt.pt"), {.device = "cpu"});
   const infer::ImageTokenizer& model = *loaded.model;
   const auto error = [&](const torch::Tensor& code, int64_t side) {
     return test::error_of([&] { model.decode(code, side, side); });

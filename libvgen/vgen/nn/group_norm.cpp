@@ -1,5 +1,7 @@
 #include "vgen/nn/group_norm.h"
 
+#include <ATen/autocast_mode.h>
+
 #include "vgen/kernels/group_norm.h"
 
 namespace vgen::nn {
@@ -31,8 +33,13 @@ class GroupNormFunction : public torch::autograd::Function<GroupNormFunction> {
 
 torch::Tensor normalise(GroupNormImpl& norm, const torch::Tensor& x_BCHW, bool has_silu) {
   if (!kernels::is_group_norm_input(x_BCHW)) {
-    const torch::Tensor y_BCHW =
-        at::group_norm(x_BCHW, norm.groups(), norm.weight, norm.bias, norm.eps());
+    // LibTorch's norm on CUDA takes weights of the input's dtype alone; autocast sees to it itself.
+    const auto device = x_BCHW.device().type();
+    const bool is_cast =
+        at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
+    const auto dtype = is_cast ? norm.weight.scalar_type() : x_BCHW.scalar_type();
+    const torch::Tensor y_BCHW = at::group_norm(x_BCHW, norm.groups(), norm.weight.to(dtype),
+                                                norm.bias.to(dtype), norm.eps());
     return has_silu ? at::silu(y_BCHW) : y_BCHW;
   }
   if (torch::GradMode::is_enabled()) {
