@@ -42,7 +42,7 @@ void add_sample_run(CLI::App& command, eval::SampleConfig& model) {
       ->capture_default_str();
   command
       .add_option("--batch-size", model.batch_size,
-                  "Images at a time; on the CPU it changes no image")
+                  "Images at a time; on the CPU it changes no code")
       ->capture_default_str();
   command.add_option("--device", model.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command.add_option("--threads", model.threads, "Of the CPU, 0 = one per core")

@@ -39,7 +39,7 @@ struct SampleConfig {
   std::string device = "auto";      ///< as parse_device
   int64_t image_size = 0;           ///< pixels, a multiple of the tokenizer's step; 0 = as trained
   bool any_size = false;            ///< GPT: warn, not refuse, where its files tell another grid
-  int64_t batch_size = 8;           ///< images at a time; on the CPU it changes no image
+  int64_t batch_size = 8;           ///< images at a time; on the CPU it changes no code
   int64_t threads = 0;              ///< of LibTorch; 0 = one per core
 };
 
