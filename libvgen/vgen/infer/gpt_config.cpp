@@ -55,6 +55,11 @@ void fit_ffn(gpt::GptConfig& config, int64_t width) {
 
 }  // namespace
 
+GptSize infer_gpt_size(const io::StateDict& state) {
+  const int64_t dim = matrix(state, "tok_embeddings.weight").second;
+  return {.n_layer = count_layers(state), .dim = dim};
+}
+
 gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head) {
   gpt::GptConfig config;
   std::tie(config.vocab_size, config.dim) = matrix(state, "tok_embeddings.weight");

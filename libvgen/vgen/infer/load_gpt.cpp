@@ -34,11 +34,11 @@ GptConfig named_config(const std::string& name, const io::StateDict& state) {
   require(!name.ends_with(".yaml") && !name.ends_with(".yml"), ErrorCode::kNotFound, name,
           ": no such file");
   const GptConfig size = gpt::gpt_size(name.starts_with("GPT-") ? name.substr(4) : name);
-  GptConfig config = infer_gpt_config(state, size.n_head);
-  require(config.n_layer == size.n_layer && config.dim == size.dim, ErrorCode::kInvalidArgument,
-          state.source, ": has ", config.n_layer, " layers of width ", config.dim, ", but GPT-",
-          name, " has ", size.n_layer, " of width ", size.dim);
-  return config;
+  const GptSize found = infer_gpt_size(state);
+  require(found.n_layer == size.n_layer && found.dim == size.dim, ErrorCode::kInvalidArgument,
+          state.source, ": has ", found.n_layer, " layers of width ", found.dim, ", but GPT-", name,
+          " has ", size.n_layer, " of width ", size.dim);
+  return infer_gpt_config(state, size.n_head);
 }
 
 // Arguments in the weights' own file come first, then the config of their run.

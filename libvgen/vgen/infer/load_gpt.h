@@ -53,6 +53,12 @@ LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options = {});
 /// something else, and where the heads stay unknown: --n-head is to say.
 gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head = 0);
 
+/// Layers and width, for which nobody needs to know the heads. Throws as infer_gpt_config.
+struct GptSize {
+  int64_t n_layer = 0, dim = 0;
+};
+GptSize infer_gpt_size(const io::StateDict& state);
+
 /// What the training arguments in a .pt file say (image_size, downsample_size).
 TrainedGrid infer_trained_grid(const io::StateDict& state);
 
