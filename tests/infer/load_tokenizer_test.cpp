@@ -299,6 +299,16 @@ TEST_CASE("load_tokenizer: bf16 and fp16 stay near fp32", "[infer][golden]") {
   }
 }
 
+TEST_CASE("load_tokenizer: bf16 on CUDA stays near fp32", "[infer][cuda]") {
+  if (test::lacks_cuda()) return;
+  const auto loaded =
+      load_tokenizer(golden("vq16/ckpt.safetensors"), {.device = "cuda", .precision = "bf16"});
+  const torch::Tensor expected = golden_tensor("vq16/decoded.npy");
+  const torch::Tensor decoded =
+      loaded.model->decode(golden_tensor("vq16/codes.npy"), 64, 64).to(torch::kCPU);
+  CHECK(((decoded - expected).norm() / expected.norm()).item<double>() < 0.06);
+}
+
 TEST_CASE("load_tokenizer: what is no tokenizer is told in one line", "[infer]") {
   const test::TempDir temp;
   const auto error = [](const std::string& path, const infer::TokenizerOptions& options = {}) {

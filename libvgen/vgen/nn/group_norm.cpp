@@ -34,10 +34,9 @@ class GroupNormFunction : public torch::autograd::Function<GroupNormFunction> {
 torch::Tensor normalise(GroupNormImpl& norm, const torch::Tensor& x_BCHW, bool has_silu) {
   if (!kernels::is_group_norm_input(x_BCHW)) {
     // LibTorch's norm on CUDA takes weights of the input's dtype alone; autocast sees to it itself.
-    const auto device = x_BCHW.device().type();
-    const bool is_cast =
-        at::autocast::is_autocast_available(device) && at::autocast::is_autocast_enabled(device);
-    const auto dtype = is_cast ? norm.weight.scalar_type() : x_BCHW.scalar_type();
+    const bool has_any_weights =
+        x_BCHW.is_cpu() || at::autocast::is_autocast_enabled(x_BCHW.device().type());
+    const auto dtype = has_any_weights ? norm.weight.scalar_type() : x_BCHW.scalar_type();
     const torch::Tensor y_BCHW = at::group_norm(x_BCHW, norm.groups(), norm.weight.to(dtype),
                                                 norm.bias.to(dtype), norm.eps());
     return has_silu ? at::silu(y_BCHW) : y_BCHW;

@@ -10,7 +10,8 @@ namespace vgen::nn {
 class GroupNormImpl : public torch::nn::Module {
  public:
   explicit GroupNormImpl(int64_t channels, int64_t groups = 32, double eps = 1e-6);
-  /// Statistics in float32, the result in the dtype and memory format of x_BCHW.
+  /// Statistics in float32, the result in the dtype and memory format of x_BCHW. On CUDA weights
+  /// are rounded to that dtype.
   torch::Tensor forward(const torch::Tensor& x_BCHW);
   /// silu(forward(x)) in one pass, rounded once (channels-last on the CPU; else two operators).
   torch::Tensor forward_silu(const torch::Tensor& x_BCHW);
