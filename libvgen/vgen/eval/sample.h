@@ -64,8 +64,9 @@ struct SampleResult {
   double seconds = 0;           ///< all of it, writing too
 };
 
-/// Image i, i = 0, 1, ..., shows class i / count of the list. It depends on the seed, on i and on
-/// the settings, not on what else is drawn with it. Into `out` (io/result_folder.h):
+/// Image i, i = 0, 1, ..., shows class i / count of the list. On the CPU its codes depend on the
+/// seed, on i and on the settings, not on what else is drawn with it. Into `out`
+/// (io/result_folder.h):
 ///
 ///   000000.png ...   each with its parameters as a PNG text chunk, JSON
 ///   grid.png         all of them (at most 400), one row per class

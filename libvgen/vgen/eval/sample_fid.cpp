@@ -74,7 +74,7 @@ io::Json FidSampling::settings() const {
   json.set("eval_size", io::Json::number(config_.eval_size));
   const c10::Device device = parse_device(config_.model.device);
   json.set("device", io::Json::string(c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
-  // On the CPU an image does not depend on those beside it.
+  // On the CPU an image's codes do not depend on those beside it.
   if (!device.is_cpu()) json.set("batch_size", io::Json::number(config_.model.batch_size));
   for (const auto& [name, value] : identify_models(config_.model).members) json.set(name, value);
   return json;
