@@ -3,6 +3,7 @@
 
 Usage: benchmarks/distributed.py --official PATH [--vgen build/release/apps/vgen] [--layers 12]
            [--ranks 2] [--strategies ddp fsdp] [--batch 4] [--precision bf16] [--rounds 3] [--repeats 4]
+           [--warmup 2]
 
 PATH is a checkout of https://github.com/FoundationVision/LlamaGen; nothing of it is part of vgen. Both
 sides train its GPT-B (or one of fewer layers) on random codes: --batch samples of 256 tokens a rank,
@@ -10,15 +11,18 @@ one thread a rank, dropout on, clipping, fused AdamW. vgen runs `vgen train`, an
 metrics.jsonl; the official model runs under DistributedDataParallel, and under fully_shard of each layer
 and of the rest, once with autocast around it (weights gathered in float32) and once with the dtypes of
 LlamaGen's script (MixedPrecisionPolicy: gathered in --precision; sums in float32, as vgen's). The better
-of the two counts. A figure is the median of --repeats steps after the first two; the table has medians
-over the rounds, in which all take turns.
+of the two counts. A figure is the median of --repeats steps after the first --warmup ones, in
+which buckets are made and the order of the blocks is learned; the table has medians over the rounds, in
+which all take turns.
 
 Hidden is the share of the communication that does not lengthen a step:
 
     1 - (step - step of as many processes that do not know of each other) / time of its collectives alone
 
 where the last runs PyTorch's Gloo, which both sides use, on tensors of the sizes in question while
-nothing else computes. Below 0: communication costs more beside the computation than without it.
+nothing else computes. Below 0: communication costs more beside the computation than without it. The
+difference of two steps is as uncertain as the machine's speed; of vgen, which counts for how long a rank
+stands still for the others (comm_wait_share), 1 - that / time of the collectives is printed too.
 
 The official side gets glibc's freed memory kept (MALLOC_*_ variables), which speeds it up; vgen sets
 that by itself. Only torch and numpy are needed.
@@ -37,7 +41,6 @@ import time
 from train import KEEP_FREED_MEMORY
 
 NUM_TOKENS = 256
-WARMUP = 2  # the first steps: buckets are made, the order of the blocks is learned
 BUCKET_BYTES = 25 * 2**20  # what both sides sum at once under ddp
 # The official side's ways to do the same; the fastest counts.
 PEERS = {"ddp": ["ddp"], "fsdp": ["fsdp", "fsdp-mixed"]}
@@ -115,7 +118,7 @@ def train_official(args):
         lr=1e-4, betas=(0.9, 0.95), fused=True)
     autocast = args.precision == "bf16" and args.child != "fsdp-mixed"
     seconds = []
-    for _ in range(WARMUP + args.repeats):
+    for _ in range(args.warmup + args.repeats):
         start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             loss = model(cond_idx=labels, idx=codes[:, :-1], targets=codes)[1]
@@ -124,7 +127,7 @@ def train_official(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
-    print(json.dumps(statistics.median(seconds[WARMUP:])))
+    print(json.dumps(statistics.median(seconds[args.warmup:])))
 
 
 def time_collectives(args):
@@ -172,7 +175,7 @@ def run_official(args, child):
     """Seconds of a step, of the slowest rank; of collectives the seconds of each kind."""
     command = [sys.executable, __file__, "--official", args.official, "--layers", args.layers, "--ranks",
                args.ranks, "--batch", args.batch, "--precision", args.precision, "--repeats",
-               args.repeats, "--child", child]
+               args.repeats, "--warmup", args.warmup, "--child", child]
     printed = run_ranks(args, lambda rank: command, KEEP_FREED_MEMORY, together=child != "none")
     results = [json.loads(text.strip().splitlines()[-1]) for text in printed]
     return results[0] if isinstance(results[0], dict) else max(results)
@@ -196,7 +199,7 @@ def write_codes(folder, count):
 def write_config(args, path, codes):
     path.write_text(f"""\
 task: gpt
-steps: {WARMUP + args.repeats}
+steps: {args.warmup + args.repeats}
 precision: {args.precision}
 device: cpu
 threads: 1
@@ -225,7 +228,7 @@ def run_vgen(args, config, strategy):
 
         run_ranks(args, command_of, {}, together=not is_alone)
         lines = pathlib.Path(f"{runs}/0/metrics.jsonl").read_text().splitlines()
-        steps = [json.loads(line) for line in lines][WARMUP:]
+        steps = [json.loads(line) for line in lines][args.warmup:]
         ranks = 1 if is_alone else args.ranks
         tokens = args.batch * NUM_TOKENS * ranks
         return (statistics.median(tokens / step["train/tokens_per_s"] for step in steps),
@@ -252,8 +255,10 @@ def report(args, rounds):
     for strategy in args.strategies:
         key = f"vgen {strategy}"
         collectives = sent(strategy, strategy == "fsdp")
+        waited = median(f"{key} waiting") * median(key)
         print(f"{key:20s} {speed(key):>15s}, {hidden(key, 'vgen none', collectives)} of "
-              f"{median(collectives):.2f} s")
+              f"{median(collectives):.2f} s; it waited {waited:.2f} s, so that "
+              f"{1 - waited / median(collectives):.0%} were hidden")
         peers = [f"official {peer}" for peer in PEERS[strategy]]
         for peer in peers:
             collectives = sent(strategy, peer.endswith("mixed"))
@@ -276,13 +281,14 @@ def main():
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return time_collectives(args) if ":" in args.child else train_official(args)
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
-        write_codes(work / "codes", 2 * args.ranks * args.batch * (WARMUP + args.repeats))
+        write_codes(work / "codes", 2 * args.ranks * args.batch * (args.warmup + args.repeats))
         write_config(args, work / "gpt.yaml", work / "codes")
         rounds = []
         for number in range(args.rounds):

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -84,16 +83,20 @@ def run_official(args):
         numpy.save(folder / f"imagenet{args.image_size}_labels/{k}.npy", y.numpy())
         crops += len(all_crops)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"crops_per_second": crops / seconds, "peak_mb": peak}))
+    print(json.dumps({"crops_per_second": crops / seconds}))
 
 
 def measure(command, environment):
-    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    end = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = json.loads(result.stdout[result.stdout.index("{"):])
-    row["cpu_seconds"] = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
+    """What the process printed, its CPU time with that of its workers, its peak memory."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    row = json.loads(printed[printed.index("{"):])
+    row["cpu_seconds"] = usage.ru_utime + usage.ru_stime
+    row["peak_mb"] = usage.ru_maxrss / 1024
     return row
 
 
@@ -141,14 +144,15 @@ def compare(args, precision, temp):
              "--official-layout", f"{out}/flip", "--batch-size", str(args.batch_size),
              "--precision", precision, "--device", "cpu", "--workers", "2", "--json"], environment))
         print(f"{precision} round {round_number + 1}: " + "; ".join(
-            f"{side} {row[-1]['crops_per_second']:.2f} crops/s, {row[-1]['cpu_seconds']:.1f} s of CPU"
+            f"{side} {row[-1]['crops_per_second']:.3g} crops/s, {row[-1]['cpu_seconds']:.1f} s of CPU, "
+            f"{row[-1]['peak_mb']:.0f} MB"
             for side, row in rows.items()), flush=True)
     median = {side: statistics.median(row["crops_per_second"] for row in list_)
               for side, list_ in rows.items()}
     ratio = statistics.median(ours["crops_per_second"] / theirs["crops_per_second"]
                               for ours, theirs in zip(rows["vgen"], rows["official"]))
     same = agreement(f"{out}/flip", f"{out}/official")
-    print(f"{precision} median: official {median['official']:.2f} crops/s, vgen {median['vgen']:.2f} "
+    print(f"{precision} median: official {median['official']:.3g} crops/s, vgen {median['vgen']:.3g} "
           f"crops/s, ratio {ratio:.2f}; {100 * same:.2f} % of the codes are equal", flush=True)
 
 

@@ -257,10 +257,12 @@ TEST_CASE("several processes: a disk of one rank that fills up costs the new che
   for (const auto& result : Ranks(2, 2, train_arguments(run, 4, "fsdp"), full).wait()) {
     CAPTURE(result.err);
     CHECK(result.exit_code == 1);
-    CHECK_THAT(result.err, Contains("checkpoint of step 3 not saved: rank 1: ") &&
+    CHECK_THAT(result.err, Contains("checkpoint of step 3 not saved: rank 1 (") &&
                                Contains("model-00002-of-00002.safetensors") &&
                                Contains("File too large"));
   }
+  CHECK_THAT(test::read_file(run + "/log.txt"),
+             Contains("checkpoint of step 3 not saved: rank 1 ("));
   CHECK_FALSE(fs::exists(step_folder(run, 3)));
   Ranks(2, 2, train_arguments(run, 4, "fsdp")).finish();
   test::check_losses(test::losses(run), train_alone(dir / "one", 4));

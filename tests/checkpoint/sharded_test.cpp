@@ -37,6 +37,13 @@ void replace_in_file(const std::string& path, const std::string& before, const s
   test::write_file(path, text.replace(text.find(before), before.size(), now));
 }
 
+// As messages name a rank of this host.
+std::string rank_name(int64_t rank) {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  return "rank " + std::to_string(rank) + " (" + host + ")";
+}
+
 }  // namespace
 
 TEST_CASE("sharded: what four ranks save any number of ranks loads, bit for bit",
@@ -234,7 +241,7 @@ TEST_CASE("sharded: every rank hears why there is no checkpoint", "[checkpoint][
     return message_of([&] { find_checkpoint(run / "nothing", group); });
   });
   CHECK(messages ==
-        std::vector<std::string>(2, "rank 0: " + (run / "nothing") +
+        std::vector<std::string>(2, rank_name(0) + ": " + (run / "nothing") +
                                         ": no such folder; expected a run folder or a checkpoint "
                                         "folder"));
 }
@@ -293,9 +300,9 @@ TEST_CASE("sharded: a rank that cannot write fails all, and leaves what was ther
     store.finish();
     return message;
   });
-  CHECK(messages == std::vector<std::string>(3,
-                                             "checkpoint of step 2 not saved: rank 1: "
-                                             "model-00002-of-00003.safetensors: no space left"));
+  CHECK(messages ==
+        std::vector<std::string>(3, "checkpoint of step 2 not saved: " + rank_name(1) +
+                                        ": model-00002-of-00003.safetensors: no space left"));
   CHECK_FALSE(fs::exists(run / "checkpoints/step_0000002"));
   CHECK(check_checkpoint(run / "checkpoints/step_0000001").problem.empty());
   CHECK(find_checkpoint(run.path()).step == 3);
@@ -319,7 +326,7 @@ TEST_CASE("sharded: a full disk names the rank and its file", "[checkpoint][dist
   setrlimit(RLIMIT_FSIZE, &old_limit);
   std::signal(SIGXFSZ, old_handler);
   CHECK(messages[0] == messages[1]);
-  CHECK_THAT(messages[0], Contains("checkpoint of step 1 not saved: rank 1: ") &&
+  CHECK_THAT(messages[0], Contains("checkpoint of step 1 not saved: " + rank_name(1) + ": ") &&
                               Contains("model-00002-of-00002.safetensors: cannot write: "));
   CHECK_FALSE(fs::exists(run / "checkpoints/step_0000001"));
 }

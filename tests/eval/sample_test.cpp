@@ -170,10 +170,24 @@ TEST_CASE("sample: another grid than the trained one is refused unless it is mea
   test::write_file(dir / "gpt.yaml", dump_config(test::golden_config("gpt_c2i")));
   other.gpt.config = dir / "gpt.yaml";
   CHECK_THAT(error_of(other), Contains("was trained at 64 pixels") && Contains("96 pixels"));
-  // Bare weights tell nothing.
+}
+
+TEST_CASE("sample: bare weights do not tell their grid, so one that is not asked for is told",
+          "[eval]") {
+  const test::TempDir dir;
   SampleConfig bare = small_model();
-  bare.image_size = 128;
-  CHECK(SampleSession(bare).image_size() == 128);
+  const auto log_of = [&](int64_t image_size, int64_t drawn) {
+    bare.image_size = image_size;
+    const std::string log = dir / str_cat(image_size, ".txt");
+    init_logging({.file = log});
+    CHECK(SampleSession(bare).image_size() == drawn);
+    init_logging({});
+    return test::read_file(log);
+  };
+  CHECK_THAT(log_of(0, 256),
+             Contains(": does not tell what size it was trained at; 256 pixels are drawn, 16 x 16 "
+                      "codes; say another with --image-size"));
+  CHECK_THAT(log_of(128, 128), !Contains("does not tell"));
 }
 
 TEST_CASE("sample: a tokenizer with other pixels per code is refused where that is known",

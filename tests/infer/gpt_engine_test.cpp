@@ -240,8 +240,8 @@ TEST_CASE("gpt engine: the same tokens from a module, and at every instruction l
   auto model = test::golden_gpt("gpt_c2i");
   const auto requests = class_requests(golden_tensor("gpt_c2i/gen_labels.npy"));
   const auto expected = golden_tensor("gpt_c2i/greedy_cfg4.npy");
-  for (const auto isa :
-       {kernels::CpuIsa::kPortable, kernels::CpuIsa::kAvx2, kernels::CpuIsa::kAvx512}) {
+  for (const auto isa : {kernels::CpuIsa::kPortable, kernels::CpuIsa::kAvx2,
+                         kernels::CpuIsa::kAvx512, kernels::CpuIsa::kAmx}) {
     auto engine =
         make_gpt_engine(infer::gpt_weights(model->config(), *model), {.num_slots = 6, .isa = isa});
     CHECK_THAT(greedy(*engine, requests, 4, -1), test::AllClose(expected, test::kExact));

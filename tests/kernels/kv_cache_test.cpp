@@ -49,7 +49,7 @@ TEST_CASE("kv cache: attention by the plain formula, at each level and storage",
       GENERATE(Case{2, 2, 32, 40}, Case{6, 2, 64, 50}, Case{4, 4, 100, 20}, Case{3, 1, 20, 37});
   const int64_t width = (c.H + 2 * c.K) * c.D;
   const auto qkv_SW = torch::randn({c.S, width}), rope = torch::randn({c.S, c.D / 2, 2});
-  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
     for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16}) {
       INFO(kernels::cpu_isa_name(isa) << " H " << c.H << " D " << c.D);
       KvCache cache({.num_slots = 3,

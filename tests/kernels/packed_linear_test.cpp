@@ -16,7 +16,7 @@ using kernels::Storage;
 
 namespace {
 
-constexpr CpuIsa kLevels[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512};
+constexpr CpuIsa kLevels[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx};
 
 torch::Tensor forward(const PackedLinear& linear, const torch::Tensor& x_MK, torch::Tensor y_MN,
                       Epilogue epilogue = Epilogue::kStore) {
@@ -69,6 +69,25 @@ TEST_CASE("packed linear: the plain formula, at each level, storage and number o
   }
 }
 
+TEST_CASE("packed linear: inputs are rounded where that is asked for and tiles are there",
+          "[kernels]") {
+  torch::manual_seed(6);
+  const auto weight_NK = torch::randn({70, 130}) * 0.2, x_MK = torch::randn({45, 130});
+  const auto expected_MN = [&](const torch::Tensor& inputs_MK) {
+    return at::linear(inputs_MK, rounded(weight_NK, Storage::kBFloat16));
+  };
+  for (const CpuIsa isa : kLevels) {
+    const PackedLinear linear({weight_NK}, Storage::kBFloat16, isa, kernels::Inputs::kRounded);
+    const bool has_tiles = std::min(isa, kernels::best_cpu_isa()) == CpuIsa::kAmx;
+    for (const int64_t num_rows : {1, 16, 17, 45}) {
+      INFO(kernels::cpu_isa_name(isa) << " rows " << num_rows);
+      const auto some_MK = x_MK.slice(0, 0, num_rows);
+      const auto inputs_MK = has_tiles ? rounded(some_MK, Storage::kBFloat16) : some_MK;
+      CHECK_THAT(forward(linear, some_MK), test::AllClose(expected_MN(inputs_MK), kSum));
+    }
+  }
+}
+
 TEST_CASE("packed linear: long sums, where rows are worked on in pieces", "[kernels]") {
   torch::manual_seed(1);
   const auto weight_NK = torch::randn({48, 3000}) * 0.02, x_MK = torch::randn({16, 3000});
@@ -98,8 +117,11 @@ TEST_CASE("packed linear: SwiGLU in one pass", "[kernels]") {
 TEST_CASE("packed linear: a row's result is the same to the last bit in any company", "[kernels]") {
   torch::manual_seed(3);
   const auto weight_NK = torch::randn({96, 768}), x_MK = torch::randn({70, 768});
-  for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16, Storage::kInt8}) {
-    const PackedLinear linear({weight_NK}, storage, kernels::best_cpu_isa());
+  for (const auto& [storage, inputs] : {std::pair(Storage::kFloat32, kernels::Inputs::kWhole),
+                                        {Storage::kBFloat16, kernels::Inputs::kWhole},
+                                        {Storage::kBFloat16, kernels::Inputs::kRounded},
+                                        {Storage::kInt8, kernels::Inputs::kWhole}}) {
+    const PackedLinear linear({weight_NK}, storage, kernels::best_cpu_isa(), inputs);
     const auto all_MN = forward(linear, x_MK);
     for (const int64_t num_rows : {1, 2, 3, 5, 8, 12, 31}) {
       CHECK(torch::equal(forward(linear, x_MK.slice(0, 7, 7 + num_rows).contiguous()),

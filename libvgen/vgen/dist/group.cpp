@@ -161,6 +161,9 @@ std::unique_ptr<Group> Group::split(int64_t color) {
   const std::string prefix = str_cat("split/", number, "/", color);
   std::unique_ptr<Group> part(new Group(c10::make_intrusive<c10d::PrefixStore>(prefix, store_), own,
                                         static_cast<int64_t>(members.size())));
+  for (const int64_t member : members) {
+    part->hosts_.push_back(hosts_[static_cast<size_t>(member)]);
+  }
   part->address_ = address_;
   part->interface_ = interface_;
   part->timeout_ms_ = timeout_ms_;
@@ -271,12 +274,13 @@ void Group::wait_for(const std::string& name, int64_t rank) {
   }
 }
 
+std::string Group::rank_name(int64_t rank) const {
+  return str_cat("rank ", rank, " (", hosts_.at(static_cast<size_t>(rank)), ")");
+}
+
 void Group::fail(const std::string& what, const std::string& why) {
   if (world_ != nullptr) world_->fail(what, why);
   std::string reasons;
-  const auto named = [&](int64_t rank) {
-    return str_cat("rank ", rank, " (", hosts_[static_cast<size_t>(rank)], ")");
-  };
   try {
     store_->set(key("failed", rank_), "");
     std::vector<int64_t> others;
@@ -286,15 +290,15 @@ void Group::fail(const std::string& what, const std::string& why) {
     const auto gone = detail::without_pulse(*store_, others, kBlameTimeMs);
     for (int64_t rank = 0; rank < size_; ++rank) {
       if (!store_->check({key("error", rank)})) continue;
-      reasons += str_cat("; ", named(rank), ": ", text_of(*store_, key("error", rank)));
+      reasons += str_cat("; ", rank_name(rank), ": ", text_of(*store_, key("error", rank)));
     }
     // Where a reason is known, those who are gone may just have ended because of it.
     if (reasons.empty()) {
-      for (const int64_t rank : gone) reasons += str_cat("; no word from ", named(rank));
+      for (const int64_t rank : gone) reasons += str_cat("; no word from ", rank_name(rank));
     }
     if (reasons.empty()) {
       for (const int64_t rank : detail::missing_after(*store_, "failed", size_, kBlameTimeMs)) {
-        reasons += str_cat("; ", named(rank),
+        reasons += str_cat("; ", rank_name(rank),
                            " is alive, but did not come: it is stuck, or slower "
                            "than parallel.timeout_s allows");
       }

@@ -74,6 +74,8 @@ class Group {
 
   int64_t rank() const { return rank_; }
   int64_t size() const { return size_; }
+  /// "rank 1 (node7)", for messages. Of a group of several.
+  std::string rank_name(int64_t rank) const;
 
   /// The ranks of the same `color`, ordered as here. Collective over this group, which has to
   /// outlive the new one.

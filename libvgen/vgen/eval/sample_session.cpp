@@ -122,6 +122,11 @@ class GptDrawer : public SampleSession::Drawer {
     read_downsample(found.run_config, trained);
     check_grid(gpt, trained, tokenizer, config.any_size);
     image_size_ = model.grid_size() * step;
+    if (trained.block_size == 0 && config.image_size == 0) {
+      log_warning(gpt.source, ": does not tell what size it was trained at; ", image_size_,
+                  " pixels are drawn, ", model.grid_size(), " x ", model.grid_size(),
+                  " codes; say another with --image-size");
+    }
     engine_ = make_gpt_engine(std::move(gpt.weights),
                               {.precision = config.precision,
                                .num_slots = config.batch_size * settings_.slots_per_image(),

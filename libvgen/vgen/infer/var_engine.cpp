@@ -69,6 +69,7 @@ class VarEngineImpl : public VarEngine {
   Matrix take_linear(VarWeights& weights, const std::string& name);
   void take_block(VarWeights& weights, int64_t index);
   void reserve(int64_t num_sequences);
+  void release_caches();
   at::Tensor embed(const at::Tensor& next_BPZ, int64_t first, int64_t last);
   at::Tensor modulated(const at::Tensor& x_SPC, const at::Tensor& scale_S1C,
                        const at::Tensor& shift_S1C) const;
@@ -141,7 +142,8 @@ Matrix VarEngineImpl::take_matrix(VarWeights& weights, const std::string& name,
     const Storage storage = options_.precision == "int8"   ? Storage::kInt8
                             : options_.precision == "bf16" ? Storage::kBFloat16
                                                            : Storage::kFloat32;
-    matrix.packed = kernels::PackedLinear({weights.at(name)}, storage, isa_);
+    matrix.packed =
+        kernels::PackedLinear({weights.at(name)}, storage, isa_, kernels::Inputs::kRounded);
     weights.drop(name);
   } else {
     const auto dtype = options_.precision == "fp32" ? at::kFloat : at::kBFloat16;
@@ -184,10 +186,6 @@ void VarEngineImpl::take_block(VarWeights& weights, int64_t index) {
 
 // Caches for so many sequences.
 void VarEngineImpl::reserve(int64_t num_sequences) {
-  if (!blocks_.empty() && blocks_.front().key_SHLD.defined() &&
-      blocks_.front().key_SHLD.size(0) >= num_sequences) {
-    return;
-  }
   const std::vector<int64_t> shape = {num_sequences, config_.heads(), config_.num_tokens(),
                                       config_.head_dim()};
   const auto dtype = use_own_kernels_ || options_.precision == "fp32" ? at::kFloat : at::kBFloat16;
@@ -195,6 +193,11 @@ void VarEngineImpl::reserve(int64_t num_sequences) {
     block.key_SHLD = at::empty(shape, at::TensorOptions(device_).dtype(dtype));
     block.value_SHLD = at::empty_like(block.key_SHLD);
   }
+}
+
+// The decoder needs the memory next, and the allocator has it ready for the next drawing.
+void VarEngineImpl::release_caches() {
+  for (Block& block : blocks_) block.key_SHLD = block.value_SHLD = at::Tensor();
 }
 
 void VarEngineImpl::start(const at::Tensor& label_S) {
@@ -256,12 +259,11 @@ at::Tensor VarEngineImpl::attend(Block& block, const at::Tensor& x_SPC, int64_t 
     query = unit(query) * block.query_scale_H11;
     key = unit(key);
   }
-  const auto part = [&](const at::Tensor& cache) { return cache.slice(0, 0, num_sequences_); };
-  part(block.key_SHLD).slice(2, first, last).copy_(key);
-  part(block.value_SHLD).slice(2, first, last).copy_(qkv[2]);
+  block.key_SHLD.slice(2, first, last).copy_(key);
+  block.value_SHLD.slice(2, first, last).copy_(qkv[2]);
   const at::Tensor mixed = at::scaled_dot_product_attention(
-      query.to(block.key_SHLD.scalar_type()), part(block.key_SHLD).slice(2, 0, last),
-      part(block.value_SHLD).slice(2, 0, last), {}, 0, false, softmax_scale_);
+      query.to(block.key_SHLD.scalar_type()), block.key_SHLD.slice(2, 0, last),
+      block.value_SHLD.slice(2, 0, last), {}, 0, false, softmax_scale_);
   return block.proj(
       mixed.transpose(1, 2).reshape({num_sequences_, size, config_.width()}).to(at::kFloat));
 }
@@ -286,6 +288,7 @@ at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
     x_SPC = at::addcmul(x_SPC, block.fc2(at::gelu(hidden, "tanh")), m[1]);
   }
   ++scale_;
+  if (scale_ == config_.num_scales()) release_caches();
   return head_(modulated(x_SPC, head_modulation_S1C_[0], head_modulation_S1C_[1]));
 }
 

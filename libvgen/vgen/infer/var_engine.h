@@ -1,7 +1,8 @@
 #pragma once
-// VAR's transformer for inference: packed weights, a key-value cache that is filled scale by scale
-// and never moved. S sequences (images and, with guidance, their twins without a class), P = p^2
-// tokens of a scale, C width, Z channels of the tokenizer's latent, V codes.
+// VAR's transformer for inference: packed weights, a key-value cache that is filled scale by scale,
+// never moved, and given up after the last scale. S sequences (images and, with guidance, their
+// twins without a class), P = p^2 tokens of a scale, C width, Z channels of the tokenizer's latent,
+// V codes.
 
 #include <ATen/core/Tensor.h>
 
@@ -16,7 +17,8 @@ namespace vgen::infer {
 
 struct VarEngineOptions {
   /// What matrices are stored in: fp32, bf16, int8 (a scale per output). On the CPU activations are
-  /// float32; on other devices products are done in float32 or bfloat16, and int8 is not there.
+  /// float32, which for bf16 with AMX are rounded where they are multiplied; on other devices
+  /// products are done in float32 or bfloat16, and int8 is not there.
   std::string precision = "fp32";
   std::string device = "cpu";                     ///< as parse_device
   kernels::CpuIsa isa = kernels::best_cpu_isa();  ///< highest instruction level used

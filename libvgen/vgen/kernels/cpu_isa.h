@@ -11,12 +11,13 @@ enum class CpuIsa {
   kPortable,  ///< what the compiler targets by default: SSE2 on x86-64, NEON on AArch64
   kAvx2,      ///< AVX2 and FMA
   kAvx512,    ///< AVX-512 F, BW, DQ, VL
+  kAmx,       ///< AMX tiles and products of bfloat16, AVX-512's conversions to it
 };
 
 /// The best level that this build has and this processor runs.
 CpuIsa best_cpu_isa();
 
-/// "portable", "avx2", "avx512".
+/// "portable", "avx2", "avx512", "amx".
 std::string cpu_isa_name(CpuIsa isa);
 
 }  // namespace vgen::kernels

@@ -8,7 +8,8 @@ namespace vgen::kernels {
 
 const DecodeKernels& decode_kernels(CpuIsa isa) {
   isa = std::min(isa, best_cpu_isa());
-  if (isa == CpuIsa::kAvx512 && decode_avx512() != nullptr) return *decode_avx512();
+  if (isa >= CpuIsa::kAmx && decode_amx() != nullptr) return *decode_amx();
+  if (isa >= CpuIsa::kAvx512 && decode_avx512() != nullptr) return *decode_avx512();
   if (isa >= CpuIsa::kAvx2 && decode_avx2() != nullptr) return *decode_avx2();
   return *decode_portable();
 }

@@ -25,6 +25,14 @@ inline constexpr int64_t kManyRows = 13;  ///< from so many rows on chunks pay, 
 /// Positions per block of cached keys: [t / 16][d][16], bfloat16 [t / 16][d / 2][16][2].
 inline constexpr int64_t kKeyBlock = 16;
 
+/// Where products are done in tiles (AMX, bfloat16 weights), inputs are cut into tiles of 16 rows
+/// and 32 inputs: rounded to bfloat16, and with two parts what that leaves, rounded too; their sum
+/// is the input to 17 bits. [row tile][input tile][part][16][32] bfloat16; where fewer than 16 rows
+/// are all that there are, the rest of a tile is unset.
+inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kTileInputs = 32;
+inline constexpr int64_t kTileBytes = kTileRows * kTileInputs * 2;
+
 enum class Epilogue {
   kStore,   ///< y = x W^T
   kAdd,     ///< y += x W^T
@@ -39,6 +47,9 @@ struct LinearArgs {
   const float* x = nullptr;      ///< (num_rows, in_features), or with has_chunks cut along the
                                  ///< inputs: (in_features / kInputChunk, num_rows, kInputChunk)
   bool has_chunks = false;
+  const std::byte* x_tiles = nullptr;  ///< instead of x, where there is pack_tiles, for kBFloat16;
+                                       ///< in_features is a multiple of kTileInputs then
+  int64_t x_parts = 2;                 ///< of x_tiles: 1 or 2
   int64_t num_rows = 0;
   float* y = nullptr;  ///< (num_rows, num_outputs)
   Storage storage = Storage::kFloat32;
@@ -62,6 +73,9 @@ struct AttendArgs {
 struct DecodeKernels {
   /// Outputs of the blocks [first_block, last_block).
   void (*linear)(const LinearArgs& args, int64_t first_block, int64_t last_block);
+  /// The row tiles [first, last) of x (num_rows, in_features); null where there are no tiles.
+  void (*pack_tiles)(const float* x, int64_t num_rows, int64_t in_features, int64_t num_parts,
+                     int64_t first, int64_t last, std::byte* to);
   void (*attend)(const AttendArgs& args);
   /// out = x * (mean(x^2) + epsilon)^-0.5 * weight.
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t size, float epsilon);

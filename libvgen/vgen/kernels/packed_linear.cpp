@@ -81,6 +81,8 @@ void store_int8_block(const float* rows_BK, int64_t in_features, std::byte* to, 
   }
 }
 
+int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
 int64_t item_bytes(Storage storage) {
   return storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
 }
@@ -96,8 +98,9 @@ float* LinearScratch::reserve(int64_t size) {
   return reinterpret_cast<float*>(buffer_.data());
 }
 
-PackedLinear::PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa)
-    : storage_(storage), kernels_(&decode_kernels(isa)) {
+PackedLinear::PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa,
+                           Inputs inputs)
+    : storage_(storage), inputs_(inputs), kernels_(&decode_kernels(isa)) {
   std::vector<const at::Tensor*> source;
   std::vector<int64_t> index;
   for (const at::Tensor& weight : weights_NK) {
@@ -148,7 +151,8 @@ void PackedLinear::pack(const std::vector<const at::Tensor*>& row_source,
             ErrorCode::kInvalidArgument, "packed linear: weights of different widths");
   }
   num_blocks_ = (num_rows + kBlock - 1) / kBlock;
-  const int64_t block_bytes = kBlock * in_features_ * item_bytes(storage_);
+  packed_inputs_ = has_tiles() ? round_up(in_features_, kTileInputs) : in_features_;
+  const int64_t block_bytes = kBlock * packed_inputs_ * item_bytes(storage_);
   buffer_ = AlignedBuffer(static_cast<size_t>(num_blocks_ * block_bytes));
   if (storage_ == Storage::kInt8) scale_.resize(num_blocks_ * kBlock);
   at::parallel_for(0, num_blocks_, 1, [&](int64_t begin, int64_t end) {
@@ -191,15 +195,31 @@ const float* PackedLinear::chunked(const float* x_MK, int64_t num_rows,
   return to;
 }
 
+// x in tiles, see decode_kernels.h.
+const std::byte* PackedLinear::tiled(const float* x_MK, int64_t num_rows, int64_t num_parts,
+                                     LinearScratch& scratch) const {
+  const int64_t num_row_tiles = round_up(num_rows, kTileRows) / kTileRows;
+  const int64_t bytes = num_row_tiles * (packed_inputs_ / kTileInputs) * num_parts * kTileBytes;
+  auto* const to =
+      reinterpret_cast<std::byte*>(scratch.reserve(bytes / static_cast<int64_t>(sizeof(float))));
+  at::parallel_for(0, num_row_tiles, 1, [&](int64_t begin, int64_t end) {
+    kernels_->pack_tiles(x_MK, num_rows, in_features_, num_parts, begin, end, to);
+  });
+  return to;
+}
+
 void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
                            Epilogue epilogue) const {
   LinearArgs args;
   args.weight = buffer_.data();
   args.scale = scale_.empty() ? nullptr : scale_.data();
-  args.in_features = in_features_;
+  args.in_features = packed_inputs_;
   args.num_outputs = out_features_;
   args.x = x_MK;
-  if (num_rows >= kManyRows && storage_ != Storage::kInt8) {
+  if (has_tiles()) {
+    args.x_parts = inputs_ == Inputs::kWhole ? 2 : 1;
+    args.x_tiles = tiled(x_MK, num_rows, args.x_parts, scratch);
+  } else if (num_rows >= kManyRows && storage_ != Storage::kInt8) {
     args.x = chunked(x_MK, num_rows, scratch);
     args.has_chunks = true;
   }

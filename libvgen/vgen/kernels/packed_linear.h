@@ -24,8 +24,15 @@ class LinearScratch {
   AlignedBuffer buffer_;
 };
 
+/// What AMX, which multiplies bfloat16 only, makes of x.
+enum class Inputs {
+  kWhole,    ///< the sum of two bfloat16: x to 17 bits
+  kRounded,  ///< bfloat16, as LibTorch's autocast does: half the multiplications
+};
+
 /// y = x W^T. The sum of an output runs over K in order, whatever M, N and the number of threads
-/// are, so a row's result does not depend on the rows beside it.
+/// are, so a row's result does not depend on the rows beside it. With AMX bfloat16 weights meet x
+/// as the sum of two bfloat16, which is x to 17 bits; all else is done in float32.
 class PackedLinear {
  public:
   PackedLinear() = default;
@@ -33,15 +40,15 @@ class PackedLinear {
   /// weights_NK: float32, bfloat16 or float16 on the CPU, stacked along N; K even and equal. They
   /// are read once and not kept. kInt8 rounds each output's weights to 255 steps of its own scale,
   /// max |w| / 127. Runs on LibTorch's threads. Throws Error(kInvalidArgument).
-  PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa);
+  PackedLinear(const std::vector<at::Tensor>& weights_NK, Storage storage, CpuIsa isa,
+               Inputs inputs = Inputs::kWhole);
 
   /// silu(x w1^T) * (x w3^T) in one pass; w1 and w3 have one shape.
   static PackedLinear swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
                              CpuIsa isa);
 
   /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads; the scratch is all that
-  /// it may allocate, from kManyRows rows on. May be called from several threads, each with a
-  /// scratch of its own.
+  /// it may allocate. May be called from several threads, each with a scratch of its own.
   void forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
                Epilogue epilogue = Epilogue::kStore) const;
 
@@ -52,13 +59,20 @@ class PackedLinear {
 
  private:
   const float* chunked(const float* x_MK, int64_t num_rows, LinearScratch& scratch) const;
+  const std::byte* tiled(const float* x_MK, int64_t num_rows, int64_t num_parts,
+                         LinearScratch& scratch) const;
+  bool has_tiles() const {
+    return storage_ == Storage::kBFloat16 && kernels_->pack_tiles != nullptr;
+  }
   void pack(const std::vector<const at::Tensor*>& row_source,
             const std::vector<int64_t>& row_index);
 
   AlignedBuffer buffer_;
   std::vector<float> scale_;  // kInt8
   int64_t in_features_ = 0, out_features_ = 0, num_blocks_ = 0;
+  int64_t packed_inputs_ = 0;  // in_features_, with tiles rounded up to whole ones by zeros
   Storage storage_ = Storage::kFloat32;
+  Inputs inputs_ = Inputs::kWhole;
   bool is_swiglu_ = false;
   const DecodeKernels* kernels_ = nullptr;
 };

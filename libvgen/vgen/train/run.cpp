@@ -155,16 +155,18 @@ class Run {
     const double waited = trainer_.task().data_stats().wait_seconds;
     const dist::Traffic traffic = strategy_.traffic();
     window_.add(trainer_.steps_done() + 1, trainer_.step());
+    seconds_ += seconds_now() - begin;
     // On a GPU a look at the values would wait for the step: only when they are logged or saved.
     if (device_.is_cpu()) check();
-    seconds_ += seconds_now() - begin;
     comm_wait_seconds_ += strategy_.traffic().wait_seconds - traffic.wait_seconds;
     comm_bytes_ += strategy_.traffic().bytes - traffic.bytes;
     wait_seconds_ += trainer_.task().data_stats().wait_seconds - waited;
     ++timed_steps_;
   }
 
+  // Waits for the steps that a GPU has still to do, which is part of their time.
   void check() {
+    const double begin = seconds_now();
     try {
       window_.check(/*skip_bad=*/config_.precision == "fp16");
     } catch (const Error& error) {
@@ -177,6 +179,7 @@ class Run {
       throw_error(error.code(), error.what(), "; ", advice,
                   "; try a lower optimizer.lr, a warm-up or precision fp32");
     }
+    seconds_ += seconds_now() - begin;
   }
 
   std::string headline() const {

@@ -476,7 +476,9 @@ void exponentiate(const float* x, float* out, int64_t size, float maximum) {
   for (int64_t i = whole; i < size; ++i) out[i] = rest[i - whole];
 }
 
-constexpr DecodeKernels kKernels{linear, attend, rms_norm, guide, exponentiate};
+#if !defined(VGEN_HAS_TILES)
+constexpr DecodeKernels kKernels{linear, nullptr, attend, rms_norm, guide, exponentiate};
+#endif
 
 }  // namespace
 }  // namespace vgen::kernels
