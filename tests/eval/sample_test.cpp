@@ -14,6 +14,7 @@
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/store.h"
+#include "vgen/core/log.h"
 #include "vgen/data/image.h"
 #include "vgen/eval/pictures.h"
 #include "vgen/eval/sample_session.h"

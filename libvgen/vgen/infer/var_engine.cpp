@@ -1,5 +1,6 @@
 #include "vgen/infer/var_engine.h"
 
+#include <ATen/Parallel.h>
 #include <torch/torch.h>
 
 #include <cmath>
@@ -12,14 +13,17 @@ namespace vgen::infer {
 
 namespace {
 
+using kernels::Epilogue;
 using kernels::Storage;
+
+constexpr int64_t kRowsPerTask = 8;  // that are worth a thread
 
 // y = x W^T + b: on our kernels, or LibTorch's.
 struct Matrix {
-  kernels::PackedLinear packed;
+  kernels::PackedLinear packed;               // with its bias
   kernels::LinearScratch* scratch = nullptr;  // the engine's
   at::Tensor weight;                          // defined: LibTorch's product, in its dtype
-  at::Tensor bias;                            // float32; may be undefined
+  at::Tensor bias;                            // LibTorch's, float32; may be undefined
 
   int64_t size_bytes() const {
     return static_cast<int64_t>(weight.defined() ? weight.nbytes() : packed.size_bytes());
@@ -27,17 +31,40 @@ struct Matrix {
 
   // x: float32, contiguous (..., K). Returns float32 (..., N).
   at::Tensor operator()(const at::Tensor& x) const {
+    return weight.defined() ? product(x) : run(x, Epilogue::kStore);
+  }
+  at::Tensor gelu(const at::Tensor& x) const {
+    return weight.defined() ? at::gelu(product(x), "tanh") : run(x, Epilogue::kGelu);
+  }
+  // sum_SPN += gate_S1N y.
+  void add_gated(const at::Tensor& x_SPK, const at::Tensor& gate_S1N, at::Tensor& sum_SPN) const {
     if (weight.defined()) {
-      const at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(at::kFloat);
-      return bias.defined() ? y.add(bias) : y;
+      sum_SPN.addcmul_(product(x_SPK), gate_S1N);
+      return;
     }
+    const kernels::Gate gate{.values = gate_S1N.const_data_ptr<float>(),
+                             .stride = gate_S1N.stride(0),
+                             .rows = x_SPK.size(1)};
+    forward(x_SPK, sum_SPN, Epilogue::kAddGated, gate);
+  }
+
+ private:
+  at::Tensor product(const at::Tensor& x) const {
+    const at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(at::kFloat);
+    return bias.defined() ? y.add(bias) : y;
+  }
+  at::Tensor run(const at::Tensor& x, Epilogue epilogue) const {
     std::vector<int64_t> shape = x.sizes().vec();
-    const int64_t num_rows = x.numel() / shape.back();
     shape.back() = packed.out_features();
     at::Tensor y = at::empty(shape, x.options());
+    forward(x, y, epilogue, {});
+    return y;
+  }
+  void forward(const at::Tensor& x, at::Tensor& y, Epilogue epilogue,
+               const kernels::Gate& gate) const {
     const at::Tensor rows = x.contiguous();
-    packed.forward(rows.const_data_ptr<float>(), num_rows, y.mutable_data_ptr<float>(), *scratch);
-    return bias.defined() ? y.add_(bias) : y;
+    packed.forward(rows.const_data_ptr<float>(), x.numel() / x.size(-1),
+                   y.mutable_data_ptr<float>(), *scratch, epilogue, gate);
   }
 };
 
@@ -70,9 +97,11 @@ class VarEngineImpl : public VarEngine {
   void take_block(VarWeights& weights, int64_t index);
   void reserve(int64_t num_sequences);
   void release_caches();
+  at::ScalarType cache_dtype() const;
   at::Tensor embed(const at::Tensor& next_BPZ, int64_t first, int64_t last);
   at::Tensor modulated(const at::Tensor& x_SPC, const at::Tensor& scale_S1C,
                        const at::Tensor& shift_S1C) const;
+  at::Tensor split_heads(Block& block, const at::Tensor& qkv_SPW, int64_t first);
   at::Tensor attend(Block& block, const at::Tensor& x_SPC, int64_t first, int64_t last);
 
   var::VarConfig config_;
@@ -80,6 +109,7 @@ class VarEngineImpl : public VarEngine {
   c10::Device device_;
   bool use_own_kernels_;
   kernels::CpuIsa isa_;
+  const kernels::DecodeKernels& kernels_;
   int64_t weight_bytes_ = 0;
   kernels::LinearScratch scratch_;
   at::Tensor class_table_, start_C, place_LC_, word_weight_CZ_, word_bias_C_;
@@ -98,7 +128,8 @@ VarEngineImpl::VarEngineImpl(VarWeights weights, const VarEngineOptions& options
       options_(options),
       device_(parse_device(options.device)),
       use_own_kernels_(device_.is_cpu() && options.use_own_kernels),
-      isa_(std::min(options.isa, kernels::best_cpu_isa())) {
+      isa_(std::min(options.isa, kernels::best_cpu_isa())),
+      kernels_(kernels::decode_kernels(isa_)) {
   require(use_own_kernels_ || options.precision != "int8", ErrorCode::kInvalidArgument,
           "precision int8 is there on the CPU alone; on ", device_.str(), " use bf16");
   const at::NoGradGuard no_grad;
@@ -136,7 +167,6 @@ at::Tensor VarEngineImpl::take(VarWeights& weights, const std::string& name) con
 Matrix VarEngineImpl::take_matrix(VarWeights& weights, const std::string& name,
                                   const at::Tensor& bias) {
   Matrix matrix;
-  matrix.bias = bias;
   if (use_own_kernels_) {
     matrix.scratch = &scratch_;
     const Storage storage = options_.precision == "int8"   ? Storage::kInt8
@@ -184,13 +214,19 @@ void VarEngineImpl::take_block(VarWeights& weights, int64_t index) {
   blocks_.push_back(std::move(block));
 }
 
+// What attention is done in: processors without AMX have no fast products of bfloat16.
+at::ScalarType VarEngineImpl::cache_dtype() const {
+  const bool is_narrow =
+      options_.precision == "bf16" && (!use_own_kernels_ || isa_ >= kernels::CpuIsa::kAmx);
+  return is_narrow ? at::kBFloat16 : at::kFloat;
+}
+
 // Caches for so many sequences.
 void VarEngineImpl::reserve(int64_t num_sequences) {
   const std::vector<int64_t> shape = {num_sequences, config_.heads(), config_.num_tokens(),
                                       config_.head_dim()};
-  const auto dtype = use_own_kernels_ || options_.precision == "fp32" ? at::kFloat : at::kBFloat16;
   for (Block& block : blocks_) {
-    block.key_SHLD = at::empty(shape, at::TensorOptions(device_).dtype(dtype));
+    block.key_SHLD = at::empty(shape, at::TensorOptions(device_).dtype(cache_dtype()));
     block.value_SHLD = at::empty_like(block.key_SHLD);
   }
 }
@@ -240,32 +276,90 @@ at::Tensor VarEngineImpl::embed(const at::Tensor& next_BPZ, int64_t first, int64
 
 at::Tensor VarEngineImpl::modulated(const at::Tensor& x_SPC, const at::Tensor& scale_S1C,
                                     const at::Tensor& shift_S1C) const {
-  const at::Tensor normed = at::layer_norm(x_SPC, {config_.width()}, {}, {}, config_.norm_eps);
-  return at::addcmul(shift_S1C, normed, scale_S1C + 1);
+  if (!use_own_kernels_) {
+    const at::Tensor normed = at::layer_norm(x_SPC, {config_.width()}, {}, {}, config_.norm_eps);
+    return at::addcmul(shift_S1C, normed, scale_S1C + 1);
+  }
+  at::Tensor out_SPC = at::empty_like(x_SPC);
+  const int64_t width = config_.width(), size = x_SPC.size(1);
+  const float* x = x_SPC.const_data_ptr<float>();
+  const float* scale = scale_S1C.const_data_ptr<float>();
+  const float* shift = shift_S1C.const_data_ptr<float>();
+  auto* out = out_SPC.mutable_data_ptr<float>();
+  const int64_t scale_stride = scale_S1C.stride(0), shift_stride = shift_S1C.stride(0);
+  at::parallel_for(0, num_sequences_ * size, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      kernels_.modulated_norm(x + row * width, scale + row / size * scale_stride,
+                              shift + row / size * shift_stride, out + row * width, width,
+                              static_cast<float>(config_.norm_eps));
+    }
+  });
+  return out_SPC;
 }
 
+// Keys and values of a scale into the caches. Returns the queries (S, H, P, D), in their dtype.
+at::Tensor VarEngineImpl::split_heads(Block& block, const at::Tensor& qkv_SPW, int64_t first) {
+  const int64_t heads = config_.heads(), size = qkv_SPW.size(1), head_dim = config_.head_dim();
+  const int64_t last = first + size;
+  if (!use_own_kernels_) {
+    // (S, P, 3, H, D) -> 3 of (S, H, P, D)
+    const auto qkv =
+        qkv_SPW.view({num_sequences_, size, 3, heads, head_dim}).permute({2, 0, 3, 1, 4});
+    at::Tensor query = qkv[0], key = qkv[1];
+    if (config_.attn_l2_norm) {
+      const auto unit = [](const at::Tensor& x) {
+        return x / at::linalg_vector_norm(x, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
+      };
+      query = unit(query) * block.query_scale_H11;
+      key = unit(key);
+    }
+    block.key_SHLD.slice(2, first, last).copy_(key);
+    block.value_SHLD.slice(2, first, last).copy_(qkv[2]);
+    return query.to(block.key_SHLD.scalar_type());
+  }
+  at::Tensor query_SHPD =
+      at::empty({num_sequences_, heads, size, head_dim}, block.key_SHLD.options());
+  const auto storage =
+      block.key_SHLD.scalar_type() == at::kFloat ? Storage::kFloat32 : Storage::kBFloat16;
+  const int64_t item = storage == Storage::kFloat32 ? 4 : 2;
+  const float* const qkv = qkv_SPW.const_data_ptr<float>();
+  const float* const query_scale =
+      config_.attn_l2_norm ? block.query_scale_H11.const_data_ptr<float>() : nullptr;
+  const auto bytes_of = [](const at::Tensor& tensor) {
+    return static_cast<std::byte*>(tensor.mutable_data_ptr());
+  };
+  std::byte* const query = bytes_of(query_SHPD);
+  std::byte* const key = bytes_of(block.key_SHLD);
+  std::byte* const value = bytes_of(block.value_SHLD);
+  at::parallel_for(0, num_sequences_ * size, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t s = row / size, p = row % size;
+      for (int64_t h = 0; h < heads; ++h) {
+        const float* const from = qkv + (row * 3 * heads + h) * head_dim;
+        const auto put = [&](int64_t part, std::byte* to, int64_t place, float length) {
+          kernels_.store_head(from + part * heads * head_dim, to + place * head_dim * item,
+                              head_dim, length, storage);
+        };
+        const int64_t head = s * heads + h, cached = head * config_.num_tokens() + first + p;
+        put(0, query, head * size + p, query_scale == nullptr ? 0 : query_scale[h]);
+        put(1, key, cached, query_scale == nullptr ? 0 : 1);
+        put(2, value, cached, 0);
+      }
+    }
+  });
+  return query_SHPD;
+}
+
+// The mixed values (S, P, C), float32.
 at::Tensor VarEngineImpl::attend(Block& block, const at::Tensor& x_SPC, int64_t first,
                                  int64_t last) {
-  const int64_t heads = config_.heads(), size = last - first;
-  // (S, P, 3, H, D) -> 3 of (S, H, P, D)
-  const auto qkv = block.qkv(x_SPC)
-                       .view({num_sequences_, size, 3, heads, config_.head_dim()})
-                       .permute({2, 0, 3, 1, 4});
-  at::Tensor query = qkv[0], key = qkv[1];
-  if (config_.attn_l2_norm) {
-    const auto unit = [](const at::Tensor& x) {
-      return x / at::linalg_vector_norm(x, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
-    };
-    query = unit(query) * block.query_scale_H11;
-    key = unit(key);
-  }
-  block.key_SHLD.slice(2, first, last).copy_(key);
-  block.value_SHLD.slice(2, first, last).copy_(qkv[2]);
-  const at::Tensor mixed = at::scaled_dot_product_attention(
-      query.to(block.key_SHLD.scalar_type()), block.key_SHLD.slice(2, 0, last),
-      block.value_SHLD.slice(2, 0, last), {}, 0, false, softmax_scale_);
-  return block.proj(
-      mixed.transpose(1, 2).reshape({num_sequences_, size, config_.width()}).to(at::kFloat));
+  const at::Tensor query_SHPD = split_heads(block, block.qkv(x_SPC), first);
+  const at::Tensor mixed_SHPD = at::scaled_dot_product_attention(
+      query_SHPD, block.key_SHLD.slice(2, 0, last), block.value_SHLD.slice(2, 0, last), {}, 0,
+      false, softmax_scale_);
+  return mixed_SHPD.transpose(1, 2)
+      .reshape({num_sequences_, last - first, config_.width()})
+      .to(at::kFloat);
 }
 
 at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
@@ -283,9 +377,8 @@ at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
   at::Tensor x_SPC = embed(next_BPZ, first, last);
   for (Block& block : blocks_) {
     const auto& m = block.modulation_S1C;
-    x_SPC = at::addcmul(x_SPC, attend(block, modulated(x_SPC, m[2], m[4]), first, last), m[0]);
-    const at::Tensor hidden = block.fc1(modulated(x_SPC, m[3], m[5]));
-    x_SPC = at::addcmul(x_SPC, block.fc2(at::gelu(hidden, "tanh")), m[1]);
+    block.proj.add_gated(attend(block, modulated(x_SPC, m[2], m[4]), first, last), m[0], x_SPC);
+    block.fc2.add_gated(block.fc1.gelu(modulated(x_SPC, m[3], m[5])), m[1], x_SPC);
   }
   ++scale_;
   if (scale_ == config_.num_scales()) release_caches();

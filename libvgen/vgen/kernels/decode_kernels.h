@@ -34,14 +34,24 @@ inline constexpr int64_t kTileInputs = 32;
 inline constexpr int64_t kTileBytes = kTileRows * kTileInputs * 2;
 
 enum class Epilogue {
-  kStore,   ///< y = x W^T
-  kAdd,     ///< y += x W^T
-  kSwiGlu,  ///< each block is 16 rows of w1 and 16 of w3: y = silu(x w1^T) * (x w3^T)
+  kStore,     ///< y = x W^T + bias
+  kAdd,       ///< y += x W^T
+  kSwiGlu,    ///< each block is 16 rows of w1 and 16 of w3: y = silu(x w1^T) * (x w3^T)
+  kGelu,      ///< y = gelu(x W^T + bias), by tanh
+  kAddGated,  ///< y += gate * (x W^T + bias)
+};
+
+/// Factors of outputs, a row of them for so many rows of y.
+struct Gate {
+  const float* values = nullptr;  ///< (.., outputs)
+  int64_t stride = 0;             ///< from row to row
+  int64_t rows = 1;               ///< of y that share one
 };
 
 struct LinearArgs {
   const std::byte* weight = nullptr;
   const float* scale = nullptr;  ///< int8: one factor per packed output
+  const float* bias = nullptr;   ///< of each packed output, or null; not of kAdd and kSwiGlu
   int64_t in_features = 0;       ///< even
   int64_t num_outputs = 0;       ///< columns of y: packed outputs, half of them for kSwiGlu
   const float* x = nullptr;      ///< (num_rows, in_features), or with has_chunks cut along the
@@ -54,6 +64,7 @@ struct LinearArgs {
   float* y = nullptr;  ///< (num_rows, num_outputs)
   Storage storage = Storage::kFloat32;
   Epilogue epilogue = Epilogue::kStore;
+  Gate gate;
 };
 
 /// Attention of `num_queries` query heads that share one key-value head, at one position.
@@ -79,6 +90,11 @@ struct DecodeKernels {
   void (*attend)(const AttendArgs& args);
   /// out = x * (mean(x^2) + epsilon)^-0.5 * weight.
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t size, float epsilon);
+  /// Layer norm, out = (x - mean) / sqrt(variance + epsilon) * (1 + scale) + shift.
+  void (*modulated_norm)(const float* x, const float* scale, const float* shift, float* out,
+                         int64_t size, float epsilon);
+  /// One head, stored as float32 or bfloat16; with `length` above 0 as a vector of that length.
+  void (*store_head)(const float* x, std::byte* out, int64_t size, float length, Storage storage);
   /// out = (null + (conditional - null) * scale) * inverse_temperature; without null,
   /// conditional * inverse_temperature. Returns the largest value, NaN if there is one.
   float (*guide)(const float* conditional, const float* null, float* out, int64_t size, float scale,

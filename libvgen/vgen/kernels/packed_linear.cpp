@@ -208,11 +208,22 @@ const std::byte* PackedLinear::tiled(const float* x_MK, int64_t num_rows, int64_
   return to;
 }
 
+void PackedLinear::set_bias(const at::Tensor& bias_N) {
+  require(!is_swiglu_ && bias_N.is_cpu() && bias_N.scalar_type() == at::kFloat &&
+              bias_N.is_contiguous() && bias_N.numel() == out_features_,
+          ErrorCode::kInvalidArgument, "packed linear: a bias of ", bias_N.numel(),
+          " values, expected ", out_features_, " of float32");
+  bias_.assign(static_cast<size_t>(num_blocks_ * kBlock), 0.0f);
+  std::copy_n(bias_N.const_data_ptr<float>(), out_features_, bias_.begin());
+}
+
 void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
-                           Epilogue epilogue) const {
+                           Epilogue epilogue, const Gate& gate) const {
   LinearArgs args;
   args.weight = buffer_.data();
   args.scale = scale_.empty() ? nullptr : scale_.data();
+  args.bias = bias_.empty() || epilogue == Epilogue::kAdd ? nullptr : bias_.data();
+  args.gate = gate;
   args.in_features = packed_inputs_;
   args.num_outputs = out_features_;
   args.x = x_MK;

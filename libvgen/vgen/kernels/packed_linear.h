@@ -1,5 +1,5 @@
 #pragma once
-// Linear layers without bias for few rows, the case of token-by-token decoding, where the time is
+// Linear layers, made for few rows, the case of token-by-token decoding, where the time is
 // that of reading the weights. They are packed once into the order in which they are read.
 // M rows, K input features, N output features.
 
@@ -47,10 +47,14 @@ class PackedLinear {
   static PackedLinear swiglu(const at::Tensor& w1_NK, const at::Tensor& w3_NK, Storage storage,
                              CpuIsa isa);
 
-  /// y_MN = x_MK W^T, or y += x W^T with kAdd. Runs on LibTorch's threads; the scratch is all that
-  /// it may allocate. May be called from several threads, each with a scratch of its own.
+  /// bias_N: float32, added by each forward but those with kAdd. Not for swiglu().
+  void set_bias(const at::Tensor& bias_N);
+
+  /// y_MN = x_MK W^T + bias, or what else `epilogue` says; `gate` is for kAddGated. Runs on
+  /// LibTorch's threads; the scratch is all that it may allocate. May be called from several
+  /// threads, each with a scratch of its own.
   void forward(const float* x_MK, int64_t num_rows, float* y_MN, LinearScratch& scratch,
-               Epilogue epilogue = Epilogue::kStore) const;
+               Epilogue epilogue = Epilogue::kStore, const Gate& gate = {}) const;
 
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
@@ -69,6 +73,7 @@ class PackedLinear {
 
   AlignedBuffer buffer_;
   std::vector<float> scale_;  // kInt8
+  std::vector<float> bias_;   // of all rows of all blocks; empty: none
   int64_t in_features_ = 0, out_features_ = 0, num_blocks_ = 0;
   int64_t packed_inputs_ = 0;  // in_features_, with tiles rounded up to whole ones by zeros
   Storage storage_ = Storage::kFloat32;

@@ -183,8 +183,8 @@ void pack_tiles(const float* x, int64_t num_rows, int64_t in_features, int64_t n
   }
 }
 
-constexpr DecodeKernels kKernels{linear_or_tiles, pack_tiles, attend,
-                                 rms_norm,        guide,      exponentiate};
+constexpr DecodeKernels kKernels{linear_or_tiles, pack_tiles, attend, rms_norm,
+                                 modulated_norm,  store_head, guide,  exponentiate};
 
 }  // namespace
 

@@ -174,6 +174,35 @@ inline void finish_swiglu(const LinearArgs& args, int64_t block, int64_t row, co
   for (int i = 0; i < (count < kHalf ? count : kHalf); ++i) y[i] = out[i];
 }
 
+// x / (1 + e^-2u) with u = sqrt(2 / pi) (x + 0.044715 x^3) is 0.5 x (1 + tanh(u)).
+inline Floats gelu(Floats x) {
+  const Floats u = x * (x * x * 0.044715f + 1.0f) * 0.797884561f;
+  return x / (exponential(u * -2.0f) + 1.0f);
+}
+
+// Of one row of the block: y (count) from its sums.
+inline void finish_row(const LinearArgs& args, int64_t block, int64_t index, float* row) {
+  float* y = args.y + index * args.num_outputs + block * kBlock;
+  const int64_t left = args.num_outputs - block * kBlock;
+  const int count = left < kBlock ? static_cast<int>(left) : kBlock;
+  switch (args.epilogue) {
+    case Epilogue::kAdd:
+      for (int i = 0; i < count; ++i) y[i] += row[i];
+      return;
+    case Epilogue::kAddGated: {
+      const float* gate =
+          args.gate.values + index / args.gate.rows * args.gate.stride + block * kBlock;
+      for (int i = 0; i < count; ++i) y[i] += gate[i] * row[i];
+      return;
+    }
+    case Epilogue::kGelu:
+      for (int i = 0; i < kBlock; i += kWidth) store(row + i, gelu(load<Floats>(row + i)));
+      [[fallthrough]];
+    default:
+      for (int i = 0; i < count; ++i) y[i] = row[i];
+  }
+}
+
 inline void finish_block(const LinearArgs& args, int64_t block, int64_t first_row, int64_t num_rows,
                          float* tile) {
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -181,17 +210,13 @@ inline void finish_block(const LinearArgs& args, int64_t block, int64_t first_ro
     if (args.scale != nullptr) {
       for (int i = 0; i < kBlock; ++i) row[i] *= args.scale[block * kBlock + i];
     }
+    if (args.bias != nullptr) {
+      for (int i = 0; i < kBlock; ++i) row[i] += args.bias[block * kBlock + i];
+    }
     if (args.epilogue == Epilogue::kSwiGlu) {
       finish_swiglu(args, block, first_row + r, row);
-      continue;
-    }
-    float* y = args.y + (first_row + r) * args.num_outputs + block * kBlock;
-    const int64_t left = args.num_outputs - block * kBlock;
-    const int count = left < kBlock ? static_cast<int>(left) : kBlock;
-    if (args.epilogue == Epilogue::kAdd) {
-      for (int i = 0; i < count; ++i) y[i] += row[i];
     } else {
-      for (int i = 0; i < count; ++i) y[i] = row[i];
+      finish_row(args, block, first_row + r, row);
     }
   }
 }
@@ -433,6 +458,83 @@ void rms_norm(const float* x, const float* weight, float* out, int64_t size, flo
   for (int64_t i = whole; i < size; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+// Four sums, so that additions do not wait for each other. size: a multiple of kWidth, or the rest
+// is left out.
+template <class Term>
+inline float sum_of(int64_t size, const Term& term) {
+  Floats sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= size; i += 4 * kWidth) {
+    for (int u = 0; u < 4; ++u) sums[u] += term(i + u * kWidth);
+  }
+  for (; i + kWidth <= size; i += kWidth) sums[0] += term(i);
+  const Floats all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = 0;
+  for (int lane = 0; lane < kWidth; ++lane) sum += all[lane];
+  return sum;
+}
+
+void modulated_norm(const float* x, const float* scale, const float* shift, float* out,
+                    int64_t size, float epsilon) {
+  const int64_t whole = size / kWidth * kWidth;
+  const auto count = static_cast<float>(size);
+  float sum = sum_of(size, [&](int64_t i) { return load<Floats>(x + i); });
+  for (int64_t i = whole; i < size; ++i) sum += x[i];
+  const float mean = sum / count;
+  float squares = sum_of(size, [&](int64_t i) {
+    const Floats centred = load<Floats>(x + i) - mean;
+    return centred * centred;
+  });
+  for (int64_t i = whole; i < size; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float rstd = 1.0f / __builtin_sqrtf(squares / count + epsilon);
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    const Floats normed = (load<Floats>(x + i) - mean) * rstd;
+    store(out + i, normed * (load<Floats>(scale + i) + 1.0f) + load<Floats>(shift + i));
+  }
+  for (int64_t i = whole; i < size; ++i) {
+    out[i] = (x[i] - mean) * rstd * (scale[i] + 1.0f) + shift[i];
+  }
+}
+
+// Rounds to nearest, ties to even; a NaN stays one.
+inline void store_bfloat16(std::byte* to, Floats value) {
+  using HalfWords [[gnu::vector_size(kWidth * 2)]] = uint16_t;
+  const Words bits = __builtin_bit_cast(Words, value);
+  const Words is_nan = __builtin_bit_cast(Words, value != value);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const auto halves = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0u), HalfWords);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+
+void store_head(const float* x, std::byte* out, int64_t size, float length, Storage storage) {
+  const int64_t whole = size / kWidth * kWidth;
+  float factor = 1;
+  if (length > 0) {
+    float squares = sum_of(size, [&](int64_t i) {
+      const Floats value = load<Floats>(x + i);
+      return value * value;
+    });
+    for (int64_t i = whole; i < size; ++i) squares += x[i] * x[i];
+    const float norm = __builtin_sqrtf(squares);
+    factor = length / (norm > 1e-12f ? norm : 1e-12f);
+  }
+  const int64_t item = storage == Storage::kBFloat16 ? 2 : 4;
+  const auto put = [storage](std::byte* to, Floats value) {
+    if (storage == Storage::kBFloat16) {
+      store_bfloat16(to, value);
+    } else {
+      __builtin_memcpy(to, &value, sizeof(value));
+    }
+  };
+  for (int64_t i = 0; i < whole; i += kWidth) put(out + i * item, load<Floats>(x + i) * factor);
+  if (whole == size) return;
+  float rest[kWidth] = {};
+  for (int64_t i = whole; i < size; ++i) rest[i - whole] = x[i];
+  std::byte lanes[kWidth * 4];
+  put(lanes, load<Floats>(rest) * factor);
+  for (int64_t i = 0; i < (size - whole) * item; ++i) out[whole * item + i] = lanes[i];
+}
+
 float guide(const float* conditional, const float* null, float* out, int64_t size, float scale,
             float inverse_temperature) {
   Floats maxima = broadcast(-__builtin_inff());
@@ -477,7 +579,8 @@ void exponentiate(const float* x, float* out, int64_t size, float maximum) {
 }
 
 #if !defined(VGEN_HAS_TILES)
-constexpr DecodeKernels kKernels{linear, nullptr, attend, rms_norm, guide, exponentiate};
+constexpr DecodeKernels kKernels{linear,         nullptr,    attend, rms_norm,
+                                 modulated_norm, store_head, guide,  exponentiate};
 #endif
 
 }  // namespace
