@@ -174,8 +174,10 @@ Matrix VarEngineImpl::take_matrix(VarWeights& weights, const std::string& name,
                                                            : Storage::kFloat32;
     matrix.packed =
         kernels::PackedLinear({weights.at(name)}, storage, isa_, kernels::Inputs::kRounded);
+    matrix.packed.set_bias(bias);
     weights.drop(name);
   } else {
+    matrix.bias = bias;
     const auto dtype = options_.precision == "fp32" ? at::kFloat : at::kBFloat16;
     matrix.weight = take(weights, name).to(dtype);
   }

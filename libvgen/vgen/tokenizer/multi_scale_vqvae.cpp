@@ -2,6 +2,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
+#include "vgen/tokenizer/run_coder.h"
 
 namespace vgen::tokenizer {
 namespace {
@@ -20,11 +21,6 @@ nn::Conv2dOptions latent_conv(const MultiScaleVqvaeConfig& config) {
           .out_channels = config.z_channels,
           .kernel_size = config.quant_conv_kernel,
           .padding = config.quant_conv_kernel / 2};
-}
-
-torch::Tensor as_input(const torch::Tensor& x_BCHW, torch::ScalarType dtype) {
-  return x_BCHW.to(x_BCHW.device(), dtype, /*non_blocking=*/false, /*copy=*/false,
-                   torch::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace
@@ -78,7 +74,8 @@ torch::Tensor MultiScaleVqvaeImpl::encode_latent(const torch::Tensor& image_B3SS
           height, " x ", width, ", but the scales ", format_shape(config_.patch_nums),
           " with cells of ", config_.downsample(), " pixels make ", side, " x ", side,
           "; resize or crop it");
-  return quant_conv_(encoder(as_input(image_B3SS, compute_dtype_))).to(torch::kFloat32);
+  return run_coder(image_B3SS, compute_dtype_,
+                   [&](const torch::Tensor& part) { return quant_conv_(encoder(part)); });
 }
 
 torch::Tensor MultiScaleVqvaeImpl::encode(const torch::Tensor& image_B3SS) {
@@ -98,7 +95,8 @@ torch::Tensor MultiScaleVqvaeImpl::decode_unclamped(const torch::Tensor& fhat_BZ
               fhat_BZhh.size(2) == side && fhat_BZhh.size(3) == side,
           ErrorCode::kInvalidArgument, "tokenizer: expected latents (B, ", config_.z_channels, ", ",
           side, ", ", side, "), got ", format_shape(fhat_BZhh.sizes().vec()));
-  return decoder(post_quant_conv_(as_input(fhat_BZhh, compute_dtype_))).to(torch::kFloat32);
+  return run_coder(fhat_BZhh, compute_dtype_,
+                   [&](const torch::Tensor& part) { return decoder(post_quant_conv_(part)); });
 }
 
 torch::Tensor MultiScaleVqvaeImpl::decode(const torch::Tensor& fhat_BZhh) {

@@ -2,6 +2,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
+#include "vgen/tokenizer/run_coder.h"
 
 namespace vgen::tokenizer {
 namespace {
@@ -77,10 +78,8 @@ torch::Tensor VqganImpl::encode_latent(const torch::Tensor& image_B3HW) {
   require(height > 0 && width > 0 && height % factor == 0 && width % factor == 0,
           ErrorCode::kInvalidArgument, "tokenizer: image of ", height, " x ", width,
           ", but both sides must be multiples of ", factor, "; resize or crop it");
-  const torch::Tensor input_B3HW =
-      image_B3HW.to(image_B3HW.device(), compute_dtype_, /*non_blocking=*/false, /*copy=*/false,
-                    torch::MemoryFormat::ChannelsLast);
-  return quant_conv_(encoder(input_B3HW)).to(torch::kFloat32);
+  return run_coder(image_B3HW, compute_dtype_,
+                   [&](const torch::Tensor& part) { return quant_conv_(encoder(part)); });
 }
 
 Quantized VqganImpl::encode(const torch::Tensor& image_B3HW) {
@@ -91,10 +90,8 @@ torch::Tensor VqganImpl::decode(const torch::Tensor& quant_BDhw) {
   require(quant_BDhw.dim() == 4 && quant_BDhw.size(1) == config_.codebook_embed_dim,
           ErrorCode::kInvalidArgument, "tokenizer: expected latents (B, ",
           config_.codebook_embed_dim, ", h, w), got ", format_shape(quant_BDhw.sizes().vec()));
-  const torch::Tensor latent_BDhw =
-      quant_BDhw.to(quant_BDhw.device(), compute_dtype_, /*non_blocking=*/false, /*copy=*/false,
-                    torch::MemoryFormat::ChannelsLast);
-  return decoder(post_quant_conv_(latent_BDhw)).to(torch::kFloat32);
+  return run_coder(quant_BDhw, compute_dtype_,
+                   [&](const torch::Tensor& part) { return decoder(post_quant_conv_(part)); });
 }
 
 torch::Tensor VqganImpl::decode_code(const torch::Tensor& index, int64_t batch, int64_t height,
