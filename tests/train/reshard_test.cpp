@@ -11,9 +11,12 @@
 #include <optional>
 
 #include "codes/codes_support.h"
+#include "support/golden.h"
 #include "support/ranks.h"
 #include "support/support.h"
+#include "vgen/core/random.h"
 #include "vgen/core/strings.h"
+#include "vgen/data/image.h"
 #include "vgen/tensor/deferred_init.h"
 #include "vgen/train/trainer.h"
 
@@ -32,6 +35,43 @@ std::string config(const test::TempDir& dir, int64_t num_images, int64_t batch_s
                  "resid_dropout_p: 0, ffn_dropout_p: 0}\npreview: {num_images: 0}\n"
                  "optimizer: {kind: adamw, lr: 3e-3, weight_decay: 0.1}\ndata: {train: ",
                  dir / "codes", "}\n");
+}
+
+/// A VAR on codes of four scales.
+std::string var_config(const test::TempDir& dir, int64_t batch_size) {
+  codes::CodeInfo info = test::square_info(64);
+  info.patch_nums = {1, 2, 3, 4};
+  test::write_codes(dir / "scales", info, 40, 16);
+  return str_cat(
+      "task: var\nsteps: 100\nprecision: fp32\nthreads: 1\nglobal_batch_size: ", batch_size,
+      "\nmodel: {depth: 3, dim: 36, n_head: 2, patch_nums: [1, 2, 3, 4], num_classes: 3, "
+      "codebook_size: 64, z_channels: 16, class_dropout_prob: 0.3, drop_path_rate: 0, "
+      "init_adaln_gamma: 0.5}\ntokenizer: {path: ",
+      test::golden("var_vae/vae.pth"),
+      "}\npreview: {num_images: 0}\noptimizer: {lr: 3e-3}\ndata: {train: ", dir / "scales", "}\n");
+}
+
+/// A tokenizer whose discriminator begins in the third step, as in parallel_test.cpp.
+std::string tokenizer_config(const test::TempDir& dir, int64_t batch_size) {
+  std::filesystem::create_directories(dir / "pictures/a");
+  for (int64_t i = 0; i < 24; ++i) {
+    data::Image image{.width = 20, .height = 18, .rgb = data::Pixels(20 * 18 * 3)};
+    Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
+    for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
+    const auto png = data::encode_png(image);
+    test::write_file(dir / str_cat("pictures/a/", i, ".png"),
+                     {reinterpret_cast<const char*>(png.data()), png.size()});
+  }
+  return str_cat(
+      "task: tokenizer\nsteps: 100\nprecision: fp32\nthreads: 1\nglobal_batch_size: ", batch_size,
+      "\nmodel: {ch: 32, num_res_blocks: 1, encoder_ch_mult: [1, 1, 1], "
+      "decoder_ch_mult: [1, 1, 1], z_channels: 6, codebook_size: 21, "
+      "codebook_embed_dim: 5, entropy_loss_ratio: 1e-4}\n"
+      "loss: {perceptual_weight: 0, disc_dim: 6, disc_num_layers: 2, disc_start: 2, "
+      "disc_weight: 0.1, disc_adaptive_weight: true}\n"
+      "optimizer: {lr: 5e-4, eps: 1e-3}\ndisc_optimizer: {lr: 5e-4, eps: 1e-3}\n"
+      "data: {image_size: 16, workers: 1, train: {path: ",
+      dir / "pictures", "}}\n");
 }
 
 /// One rank's trainer and all that it needs.
@@ -56,6 +96,12 @@ struct Rank {
     trainer = std::make_unique<Trainer>(plan.run, *task, *strategy, torch::kCPU);
   }
   double step() { return trainer->step()[0].second.item<double>(); }
+  /// Of all terms, those of the discriminator too.
+  std::vector<double> terms() {
+    std::vector<double> values;
+    for (const auto& [name, value] : trainer->step()) values.push_back(value.item<double>());
+    return values;
+  }
 
   RunPlan plan;
   std::unique_ptr<dist::Strategy> strategy;
@@ -70,9 +116,10 @@ struct Part {
   int64_t steps = 4;
 };
 
-std::vector<double> train(const std::string& yaml, const std::string& run,
-                          const std::vector<Part>& parts) {
-  std::vector<double> losses;
+/// The terms of every step.
+std::vector<std::vector<double>> train_terms(const std::string& yaml, const std::string& run,
+                                             const std::vector<Part>& parts) {
+  std::vector<std::vector<double>> losses;
   for (const Part& part : parts) {
     const bool is_first = losses.empty();
     const auto body = [&](GroupPtr group) {
@@ -80,8 +127,8 @@ std::vector<double> train(const std::string& yaml, const std::string& run,
       dist::Group& all = rank.strategy->group();
       if (!is_first) rank.trainer->restore(checkpoint::find_checkpoint(run, all));
       for (int64_t i = 0; i < part.steps; ++i) {
-        const double loss = rank.step();
-        if (all.rank() == 0) losses.push_back(loss);
+        std::vector<double> terms = rank.terms();
+        if (all.rank() == 0) losses.push_back(std::move(terms));
       }
       checkpoint::CheckpointStore(run + "/checkpoints", {}, &all).save(rank.trainer->snapshot());
       all.barrier();
@@ -93,6 +140,34 @@ std::vector<double> train(const std::string& yaml, const std::string& run,
     }
   }
   return losses;
+}
+
+/// The first term of every step.
+std::vector<double> train(const std::string& yaml, const std::string& run,
+                          const std::vector<Part>& parts) {
+  std::vector<double> losses;
+  for (const auto& terms : train_terms(yaml, run, parts)) losses.push_back(terms[0]);
+  return losses;
+}
+
+TEST_CASE("resharding: VAR, and a tokenizer with its discriminator, through every strategy",
+          "[train][dist]") {
+  const bool is_var = GENERATE(true, false);
+  CAPTURE(is_var);
+  const test::TempDir dir;
+  const std::string yaml = is_var ? var_config(dir, 12) : tokenizer_config(dir, 12);
+  const auto expected = train_terms(yaml, dir / "one", {{"none", 1, 8}});
+  const auto found = train_terms(
+      yaml, dir / "r",
+      {{"fsdp", 4, 3}, {"zero1", 3, 2}, {"none", 1, 1}, {"zero1", 2, 1}, {"hsdp", 2, 1}});
+  REQUIRE(found.size() == expected.size());
+  for (size_t step = 0; step < expected.size(); ++step) {
+    REQUIRE(found[step].size() == expected[step].size());
+    for (size_t term = 0; term < expected[step].size(); ++term) {
+      INFO("step " << step + 1 << " term " << term);
+      CHECK(found[step][term] == Approx(expected[step][term]).epsilon(1e-5).margin(1e-5));
+    }
+  }
 }
 
 TEST_CASE("resharding: fsdp of 4, ddp of 1, fsdp of 3 are one run", "[train][dist]") {
