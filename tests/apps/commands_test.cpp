@@ -41,9 +41,10 @@ TEST_CASE("vgen: a wrong command line exits with 2, an error with 1", "[apps]") 
 TEST_CASE("vgen doctor: says what draws", "[apps]") {
   // A path for the CPU or one for a GPU: tests run on both.
   const auto check_path = [](const std::string& text) {
-    CHECK_THAT(
-        text, Catch::Contains("cpu, portable kernels") || Catch::Contains("cpu, avx2 kernels") ||
-                  Catch::Contains("cpu, avx512 kernels") || Catch::Contains("cuda:0, CUDA graphs"));
+    CHECK_THAT(text,
+               Catch::Contains("cpu, portable kernels") || Catch::Contains("cpu, avx2 kernels") ||
+                   Catch::Contains("cpu, avx512 kernels") || Catch::Contains("cpu, amx kernels") ||
+                   Catch::Contains("cuda:0, CUDA graphs"));
   };
   const std::string text = test::run_vgen({"doctor"}).out;
   CHECK_THAT(text, Catch::Contains("drawing"));

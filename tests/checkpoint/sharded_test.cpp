@@ -37,11 +37,11 @@ void replace_in_file(const std::string& path, const std::string& before, const s
   test::write_file(path, text.replace(text.find(before), before.size(), now));
 }
 
-// As messages name a rank of this host.
+// As messages name a rank of this process.
 std::string rank_name(int64_t rank) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
-  return "rank " + std::to_string(rank) + " (" + host + ")";
+  return str_cat("rank ", rank, " (", static_cast<const char*>(host), " process ", getpid(), ")");
 }
 
 }  // namespace

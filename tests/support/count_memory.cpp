@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <unordered_map>
 
 namespace vgen::test {
 
@@ -31,24 +33,37 @@ struct Block {
   std::shared_ptr<Bytes> of_maker;
 };
 
-void free_block(void* context) {
-  auto* block = static_cast<Block*>(context);
-  of_all.now -= block->size;
-  if (block->of_maker) block->of_maker->now -= block->size;
-  delete block;
+// By their address: LibTorch also frees by that alone, where it asked for memory without a tensor.
+std::mutex mutex;
+std::unordered_map<void*, Block> blocks;
+
+void free_block(void* address) {
+  std::unordered_map<void*, Block>::node_type node;
+  {
+    const std::lock_guard lock(mutex);
+    node = blocks.extract(address);
+  }
+  const Block& block = node.mapped();
+  of_all.now -= block.size;
+  if (block.of_maker) block.of_maker->now -= block.size;
 }
 
 /// LibTorch's own, with a count. Tensors may outlive the count that they were made under.
 class CountingAllocator : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
-    auto* block = new Block{c10::GetDefaultCPUAllocator()->allocate(size),
-                            static_cast<int64_t>(size), of_thread};
-    of_all.add(block->size);
-    if (of_thread) of_thread->add(block->size);
-    return {block->memory.get(), block, &free_block, block->memory.device()};
+    Block block{c10::GetDefaultCPUAllocator()->allocate(size), static_cast<int64_t>(size),
+                of_thread};
+    void* const address = block.memory.get();
+    const c10::Device device = block.memory.device();
+    if (address == nullptr) return {nullptr, device};
+    of_all.add(block.size);
+    if (of_thread) of_thread->add(block.size);
+    const std::lock_guard lock(mutex);
+    blocks.emplace(address, std::move(block));
+    return {address, address, &free_block, device};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_block; }
   void copy_data(void* to, const void* from, size_t size) const override {
     default_copy_data(to, from, size);
   }
