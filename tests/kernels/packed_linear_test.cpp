@@ -88,6 +88,75 @@ TEST_CASE("packed linear: inputs are rounded where that is asked for and tiles a
   }
 }
 
+TEST_CASE("packed linear: bias, GELU and gates behind the sum, at each level and storage",
+          "[kernels]") {
+  torch::manual_seed(7);
+  constexpr int64_t kOutputs = 70, kSequences = 3, kTokens = 7;
+  const auto weight_NK = torch::randn({kOutputs, 130}) * 0.2, bias_N = torch::randn({kOutputs});
+  const auto x_MK = torch::randn({kSequences * kTokens, 130});
+  const auto gates_S2N = torch::randn({kSequences, 2, kOutputs});  // its rows are not neighbours
+  const auto gate_SN = gates_S2N.select(1, 1);
+  const auto gate_MN = gate_SN.repeat_interleave(kTokens, 0);
+  const auto sum_MN = torch::randn({kSequences * kTokens, kOutputs});
+  for (const CpuIsa isa : kLevels) {
+    for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16, Storage::kInt8}) {
+      INFO(kernels::cpu_isa_name(isa) << " storage " << static_cast<int>(storage));
+      PackedLinear linear({weight_NK}, storage, isa);
+      linear.set_bias(bias_N);
+      const auto expected_MN = at::linear(x_MK, rounded(weight_NK, storage), bias_N);
+      CHECK_THAT(forward(linear, x_MK), test::AllClose(expected_MN, kSum));
+      CHECK_THAT(forward(linear, x_MK, torch::full_like(sum_MN, NAN), Epilogue::kGelu),
+                 test::AllClose(at::gelu(expected_MN, "tanh"), kSum));
+      kernels::LinearScratch scratch;
+      auto y_MN = sum_MN.clone();
+      linear.forward(x_MK.const_data_ptr<float>(), x_MK.size(0), y_MN.data_ptr<float>(), scratch,
+                     Epilogue::kAddGated,
+                     {.values = gate_SN.const_data_ptr<float>(),
+                      .stride = gate_SN.stride(0),
+                      .rows = kTokens});
+      CHECK_THAT(y_MN, test::AllClose(sum_MN + gate_MN * expected_MN, {5e-5, 2e-5}));
+    }
+  }
+  PackedLinear linear({weight_NK}, Storage::kFloat32, CpuIsa::kPortable);
+  CHECK(test::error_of([&] {
+          linear.set_bias(torch::zeros({kOutputs + 1}));
+        }).find("a bias of 71 values, expected 70") != std::string::npos);
+}
+
+TEST_CASE("decode kernels: modulated norm and heads of a given length, at each level",
+          "[kernels]") {
+  torch::manual_seed(8);
+  for (const CpuIsa isa : kLevels) {
+    const auto& kernels = kernels::decode_kernels(isa);
+    for (const int64_t size : {1, 24, 64, 130, 1024}) {
+      INFO(kernels::cpu_isa_name(isa) << " size " << size);
+      const auto x_C = torch::randn({size}) * 3 + 1;
+      const auto scale_C = torch::randn({size}), shift_C = torch::randn({size});
+      auto out_C = torch::full({size}, NAN);
+      kernels.modulated_norm(x_C.const_data_ptr<float>(), scale_C.const_data_ptr<float>(),
+                             shift_C.const_data_ptr<float>(), out_C.data_ptr<float>(), size, 1e-6f);
+      const auto normed_C = torch::layer_norm(x_C, {size}, {}, {}, 1e-6);
+      CHECK_THAT(out_C, test::AllClose(normed_C * (scale_C + 1) + shift_C, {2e-5, 2e-5}));
+
+      const auto unit_C = x_C / x_C.norm();
+      for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+        const auto storage = dtype == torch::kFloat32 ? Storage::kFloat32 : Storage::kBFloat16;
+        // One element more than is written.
+        auto head = torch::full({size + 1}, 7.0, dtype);
+        const auto store = [&](float length) {
+          kernels.store_head(x_C.const_data_ptr<float>(), static_cast<std::byte*>(head.data_ptr()),
+                             size, length, storage);
+          CHECK(head[size].item<float>() == 7);
+          return head.slice(0, 0, size);
+        };
+        CHECK(store(0).equal(x_C.to(dtype)));
+        const test::Tolerance close{1e-6, dtype == torch::kFloat32 ? 1e-6 : 4e-3};
+        CHECK_THAT(store(5).to(torch::kFloat32), test::AllClose(unit_C * 5, close));
+      }
+    }
+  }
+}
+
 TEST_CASE("packed linear: long sums, where rows are worked on in pieces", "[kernels]") {
   torch::manual_seed(1);
   const auto weight_NK = torch::randn({48, 3000}) * 0.02, x_MK = torch::randn({16, 3000});

@@ -31,8 +31,8 @@ enum class Inputs {
 };
 
 /// y = x W^T. The sum of an output runs over K in order, whatever M, N and the number of threads
-/// are, so a row's result does not depend on the rows beside it. With AMX bfloat16 weights meet x
-/// as the sum of two bfloat16, which is x to 17 bits; all else is done in float32.
+/// are, so a row's result does not depend on the rows beside it. Products are in float32, but for
+/// bfloat16 weights with AMX: see Inputs.
 class PackedLinear {
  public:
   PackedLinear() = default;
