@@ -1,6 +1,7 @@
 #include "vgen/kernels/cpu_isa.h"
 
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -9,18 +10,22 @@ namespace vgen::kernels {
 
 namespace {
 
-#if defined(__x86_64__)
-// The tiles' 8 KiB of registers are saved only for processes that asked for them.
+// Tiles of bfloat16, AVX-512's conversions to it, and the system's permission: it saves the 8 KiB
+// of a thread's tiles only for processes that asked.
 bool may_use_tiles() {
-#if defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h
-  static const bool is_granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return is_granted;
+  // Clang has no names for these in __builtin_cpu_supports.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kAvx512Bf16) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
 }
-#endif
 
 }  // namespace
 
@@ -29,10 +34,8 @@ CpuIsa best_cpu_isa() {
   // The compiler's runtime also asks the operating system whether it saves the registers.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    const bool has_tiles = __builtin_cpu_supports("amx-tile") &&
-                           __builtin_cpu_supports("amx-bf16") &&
-                           __builtin_cpu_supports("avx512bf16");
-    return has_tiles && may_use_tiles() ? CpuIsa::kAmx : CpuIsa::kAvx512;
+    static const bool has_tiles = may_use_tiles();
+    return has_tiles ? CpuIsa::kAmx : CpuIsa::kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return CpuIsa::kAvx2;
 #endif

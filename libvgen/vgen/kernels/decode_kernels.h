@@ -57,7 +57,7 @@ struct LinearArgs {
   const float* x = nullptr;      ///< (num_rows, in_features), or with has_chunks cut along the
                                  ///< inputs: (in_features / kInputChunk, num_rows, kInputChunk)
   bool has_chunks = false;
-  const std::byte* x_tiles = nullptr;  ///< instead of x, where there is pack_tiles, for kBFloat16;
+  const std::byte* x_tiles = nullptr;  ///< instead of x, for TileKernels;
                                        ///< in_features is a multiple of kTileInputs then
   int64_t x_parts = 2;                 ///< of x_tiles: 1 or 2
   int64_t num_rows = 0;
@@ -81,12 +81,18 @@ struct AttendArgs {
   Storage storage = Storage::kFloat32;
 };
 
+/// Products of bfloat16 weights in tiles.
+struct TileKernels {
+  /// The row tiles [first, last) of x (num_rows, in_features).
+  void (*pack)(const float* x, int64_t num_rows, int64_t in_features, int64_t num_parts,
+               int64_t first, int64_t last, std::byte* to);
+  /// Outputs of the blocks [first_block, last_block), of x_tiles.
+  void (*linear)(const LinearArgs& args, int64_t first_block, int64_t last_block);
+};
+
 struct DecodeKernels {
   /// Outputs of the blocks [first_block, last_block).
   void (*linear)(const LinearArgs& args, int64_t first_block, int64_t last_block);
-  /// The row tiles [first, last) of x (num_rows, in_features); null where there are no tiles.
-  void (*pack_tiles)(const float* x, int64_t num_rows, int64_t in_features, int64_t num_parts,
-                     int64_t first, int64_t last, std::byte* to);
   void (*attend)(const AttendArgs& args);
   /// out = x * (mean(x^2) + epsilon)^-0.5 * weight.
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t size, float epsilon);
@@ -101,6 +107,7 @@ struct DecodeKernels {
                  float inverse_temperature);
   /// out = exp(x - maximum); out may be x.
   void (*exponentiate)(const float* x, float* out, int64_t size, float maximum);
+  const TileKernels* tiles = nullptr;  ///< null where there are none
 };
 
 /// The set of a level. A level that the processor or the build lacks falls back to the next lower.

@@ -203,7 +203,7 @@ const std::byte* PackedLinear::tiled(const float* x_MK, int64_t num_rows, int64_
   auto* const to =
       reinterpret_cast<std::byte*>(scratch.reserve(bytes / static_cast<int64_t>(sizeof(float))));
   at::parallel_for(0, num_row_tiles, 1, [&](int64_t begin, int64_t end) {
-    kernels_->pack_tiles(x_MK, num_rows, in_features_, num_parts, begin, end, to);
+    kernels_->tiles->pack(x_MK, num_rows, in_features_, num_parts, begin, end, to);
   });
   return to;
 }
@@ -238,8 +238,9 @@ void PackedLinear::forward(const float* x_MK, int64_t num_rows, float* y_MN, Lin
   args.y = y_MN;
   args.storage = storage_;
   args.epilogue = is_swiglu_ ? Epilogue::kSwiGlu : epilogue;
+  const auto linear = has_tiles() ? kernels_->tiles->linear : kernels_->linear;
   at::parallel_for(0, num_blocks_, 1,
-                   [&](int64_t begin, int64_t end) { kernels_->linear(args, begin, end); });
+                   [&](int64_t begin, int64_t end) { linear(args, begin, end); });
 }
 
 }  // namespace vgen::kernels

@@ -65,9 +65,7 @@ class PackedLinear {
   const float* chunked(const float* x_MK, int64_t num_rows, LinearScratch& scratch) const;
   const std::byte* tiled(const float* x_MK, int64_t num_rows, int64_t num_parts,
                          LinearScratch& scratch) const;
-  bool has_tiles() const {
-    return storage_ == Storage::kBFloat16 && kernels_->pack_tiles != nullptr;
-  }
+  bool has_tiles() const { return storage_ == Storage::kBFloat16 && kernels_->tiles != nullptr; }
   void pack(const std::vector<const at::Tensor*>& row_source,
             const std::vector<int64_t>& row_index);
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "vgen/kernels/cpu_isa.h"
 #include "vgen/kernels/group_norm.h"
 #include "vgen/kernels/winograd.h"
 #include "vgen/nn/skip_init.h"
@@ -26,7 +27,7 @@ bool has_bf16_instructions() {
 }
 bool has_bf16_tiles() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("amx-bf16");
+  return kernels::best_cpu_isa() >= kernels::CpuIsa::kAmx;
 #else
   return true;
 #endif

@@ -5,11 +5,11 @@
 
 #include <immintrin.h>
 
+#define VGEN_SIMD_WIDTH 16
+#include "vgen/kernels/detail/decode_vectors.h"
+
 namespace vgen::kernels {
 namespace {
-
-constexpr int kWidth = 16;
-using Ints [[gnu::vector_size(kWidth * 4)]] = int32_t;
 
 inline Ints widen_int8(const std::byte* from) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));

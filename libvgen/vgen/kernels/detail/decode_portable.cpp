@@ -1,11 +1,11 @@
 // Vectors of four: every compiler target has them, or the compiler makes do.
 #include "vgen/kernels/detail/decode_sets.h"
 
+#define VGEN_SIMD_WIDTH 4
+#include "vgen/kernels/detail/decode_vectors.h"
+
 namespace vgen::kernels {
 namespace {
-
-constexpr int kWidth = 4;
-using Ints [[gnu::vector_size(kWidth * 4)]] = int32_t;
 
 inline Ints widen_int8(const std::byte* from) {
   const auto* bytes = reinterpret_cast<const int8_t*>(from);

@@ -8,6 +8,6 @@ namespace vgen::kernels {
 const DecodeKernels* decode_portable();
 const DecodeKernels* decode_avx2();
 const DecodeKernels* decode_avx512();
-const DecodeKernels* decode_amx();
+const TileKernels* tiles_amx();
 
 }  // namespace vgen::kernels

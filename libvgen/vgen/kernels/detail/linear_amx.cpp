@@ -1,31 +1,18 @@
-// Compiled with AMX tiles, their bfloat16 products, and AVX-512 with its conversions, on x86-64.
+// Products of bfloat16 weights in tiles. Compiled with AMX tiles, their bfloat16 products, and
+// AVX-512 with its conversions, on x86-64.
 //
-// Products of bfloat16 weights in tiles; all else is as with AVX-512. A packed block of weights,
-// [k / 2][32][2], is two columns of tiles as it lies. Inputs come as tiles of bfloat16 and, where
-// they are to keep their precision, of what rounding leaves: two multiplications for one
-// (decode_kernels.h). It is done so for any number of rows: tokens do not depend on the batch.
+// A packed block of weights, [k / 2][32][2], is two columns of tiles as it lies. Inputs come as
+// tiles of bfloat16 and, where they are to keep their precision, of what rounding leaves: two
+// multiplications for one (decode_kernels.h). It is done so for any number of rows: tokens do not
+// depend on the batch.
 #include "vgen/kernels/detail/decode_sets.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 
 #include <immintrin.h>
 
-namespace vgen::kernels {
-namespace {
-
-constexpr int kWidth = 16;
-using Ints [[gnu::vector_size(kWidth * 4)]] = int32_t;
-
-inline Ints widen_int8(const std::byte* from) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return __builtin_bit_cast(Ints, _mm512_maskz_cvtepi8_epi32(0xffff, bytes));
-}
-
-}  // namespace
-}  // namespace vgen::kernels
-
-#define VGEN_HAS_TILES
-#include "vgen/kernels/detail/decode_simd.h"
+#define VGEN_SIMD_WIDTH 16
+#include "vgen/kernels/detail/linear_finish.h"
 
 namespace vgen::kernels {
 namespace {
@@ -138,10 +125,8 @@ void linear_tiles(const LinearArgs& args, int64_t first_block, int64_t last_bloc
   _tile_release();
 }
 
-void linear_or_tiles(const LinearArgs& args, int64_t first_block, int64_t last_block) {
-  if (args.x_tiles == nullptr) {
-    linear(args, first_block, last_block);
-  } else if (args.x_parts == 1) {
+void linear(const LinearArgs& args, int64_t first_block, int64_t last_block) {
+  if (args.x_parts == 1) {
     linear_tiles<1>(args, first_block, last_block);
   } else {
     linear_tiles<2>(args, first_block, last_block);
@@ -154,8 +139,8 @@ inline HalfWords round_to_bfloat16(Floats x) {
   return __builtin_bit_cast(HalfWords, _mm512_cvtneps_pbh(__builtin_bit_cast(__m512, x)));
 }
 
-void pack_tiles(const float* x, int64_t num_rows, int64_t in_features, int64_t num_parts,
-                int64_t first, int64_t last, std::byte* to) {
+void pack(const float* x, int64_t num_rows, int64_t in_features, int64_t num_parts, int64_t first,
+          int64_t last, std::byte* to) {
   const int64_t num_input_tiles = (in_features + kTileInputs - 1) / kTileInputs;
   for (int64_t i = first; i < last; ++i) {
     for (int64_t r = 0; r < kTileRows; ++r) {
@@ -183,19 +168,18 @@ void pack_tiles(const float* x, int64_t num_rows, int64_t in_features, int64_t n
   }
 }
 
-constexpr DecodeKernels kKernels{linear_or_tiles, pack_tiles, attend, rms_norm,
-                                 modulated_norm,  store_head, guide,  exponentiate};
+constexpr TileKernels kKernels{.pack = pack, .linear = linear};
 
 }  // namespace
 
-const DecodeKernels* decode_amx() { return &kKernels; }
+const TileKernels* tiles_amx() { return &kKernels; }
 
 }  // namespace vgen::kernels
 
 #else
 
 namespace vgen::kernels {
-const DecodeKernels* decode_amx() { return nullptr; }
+const TileKernels* tiles_amx() { return nullptr; }
 }  // namespace vgen::kernels
 
 #endif
