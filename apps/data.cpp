@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "dataset_options.h"
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/bench.h"
@@ -19,13 +20,7 @@ void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
 /// The options that name a dataset.
 void add_dataset(CLI::App* command, data::DatasetConfig& config) {
   command->add_option("path", config.path, "Folder, .tar or .tar.gz")->required();
-  command->add_option("--split", config.split, "Folder inside it to take, e.g. train");
-  command->add_option("--layout", config.layout, "classes, flat, or auto")->capture_default_str();
-  command->add_option("--labels", config.labels, "Text file, lines: file-name class-name");
-  command
-      ->add_option("--index-cache", config.index_cache,
-                   "Where indices are kept: auto, off, or a folder")
-      ->capture_default_str();
+  add_dataset_options(*command, config);
 }
 
 void add_workers(CLI::App* command, int64_t& workers) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "dataset_options.h"
 #include "vgen/core/log.h"
 #include "vgen/io/json.h"
 
@@ -40,9 +41,7 @@ void add_model_options(CLI::App& command, extract::ExtractConfig& config) {
 }
 
 void add_data_options(CLI::App& command, extract::ExtractConfig& config) {
-  command.add_option("--split", config.input.split, "Folder inside the input: train");
-  command.add_option("--labels", config.input.labels,
-                     "Flat folders: text file with lines \"file-name class-name\"");
+  add_dataset_options(command, config.input);
   command
       .add_option("--image-size", config.image_size,
                   "Side of a crop, 0 = of the run's config, else 256")

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 
 #include "commands.h"
@@ -46,6 +47,10 @@ int main(int argc, char** argv) {
     return 2;
   } catch (const vgen::Error& error) {
     std::fprintf(stderr, "vgen: error: %s\n", error.what());
+    return 1;
+  } catch (const std::filesystem::filesystem_error& error) {  // no permission, a circle of links
+    std::fprintf(stderr, "vgen: error: %s: %s\n", error.path1().c_str(),
+                 error.code().message().c_str());
     return 1;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "vgen: error: out of memory; try a smaller batch size\n");

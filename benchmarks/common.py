@@ -8,6 +8,21 @@ KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296",
                      "MALLOC_TOP_PAD_": "67108864"}
 
 
+def add_device(parser):
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+
+
+def prepare(device, threads):
+    """Threads, and on CUDA the TF32 that the official scripts allow. Returns what waits for the device."""
+    import torch
+    torch.set_num_threads(threads)
+    if device == "cpu":
+        return lambda: None
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    return torch.cuda.synchronize
+
+
 def official_var_builder(path):
     """build_vae_var of the checkout at `path`. huggingface_hub, which VAR imports for a class that is
     not used, is replaced by an empty one."""

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Drawing images with LlamaGen's GPT: vgen against the official code, on the CPU, random weights.
+"""Drawing images with LlamaGen's GPT: vgen against the official code, random weights.
 
 Usage: benchmarks/gpt_sample.py --official PATH [--vgen build/release/apps/vgen] [--threads 2]
            [--cases B:fp32:1 B:bf16:1 B:int8:1 B:bf16:8 L:bf16:1 L:int8:1 process] [--rounds 3]
-           [--cfg-scale 4] [--top-k 2000] [--work FOLDER]
+           [--cfg-scale 4] [--top-k 2000] [--work FOLDER] [--device cpu]
 
 PATH is a checkout of https://github.com/FoundationVision/LlamaGen; nothing of it is part of vgen.
 A case is size:precision:batch, 256 tokens per image, guidance on. The official code runs in fp32
@@ -16,7 +16,8 @@ gets glibc's freed memory kept (MALLOC_*_ variables), which speeds it up; vgen s
 torch.compile is off, as the official script has it by default. Only torch and numpy are needed.
 
 The first token of `process` is timed by both sides from the start of their process, as the kernel
-has it, until the token is drawn: imports, loading and the first pass are in it.
+has it, until the token is drawn: imports, loading and the first pass are in it. It is measured on the
+CPU alone. Peak memory is the host's, also with --device cuda.
 """
 import argparse
 import json
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import time
 
-from common import KEEP_FREED_MEMORY
+from common import KEEP_FREED_MEMORY, add_device, prepare
 
 CASES = ["B:fp32:1", "B:bf16:1", "B:int8:1", "B:bf16:8", "L:bf16:1", "L:int8:1", "process"]
 NUM_TOKENS = 256
@@ -82,18 +83,20 @@ def official_tokens(args):
     """Child process: seconds of a second, equal call, peak memory in MB."""
     size, precision, batch = args.child.split(":")
     import torch
-    torch.set_num_threads(args.threads)
+    wait = prepare(args.device, args.threads)
     gpt_models, _, generate = import_official(args.official)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = gpt_models[f"GPT-{size}"](block_size=NUM_TOKENS).to(dtype=dtype)
+    model = gpt_models[f"GPT-{size}"](block_size=NUM_TOKENS).to(args.device, dtype)
     model.load_state_dict(torch.load(f"{args.work}/gpt_{size}.pt", map_location="cpu")["model"],
                           strict=False)
     model.eval()
-    condition = torch.arange(int(batch))
+    condition = torch.arange(int(batch), device=args.device)
     settings = dict(cfg_scale=args.cfg_scale, top_k=args.top_k, top_p=1.0, temperature=1.0)
     generate(model, condition, 8, **settings)
+    wait()
     start = time.perf_counter()
     generate(model, condition, NUM_TOKENS, **settings)
+    wait()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak_mb": peak}))
@@ -127,7 +130,8 @@ def official_process(args):
 def run_official(args, child):
     command = [sys.executable, __file__, "--official", str(args.official), "--child", child,
                "--work", str(args.work), "--threads", str(args.threads),
-               "--cfg-scale", str(args.cfg_scale), "--top-k", str(args.top_k)]
+               "--cfg-scale", str(args.cfg_scale), "--top-k", str(args.top_k),
+               "--device", args.device]
     start = time.time()
     out = subprocess.run(command, check=True, capture_output=True, text=True,
                          env={**os.environ, **KEEP_FREED_MEMORY}).stdout
@@ -140,7 +144,8 @@ def run_vgen(args, size, precision, batch):
     command = [args.vgen, "bench", "gpt", "--checkpoint", f"{args.work}/gpt_{size}.pt",
                "--precision", precision, "--batch", str(batch), "--repeats", "1",
                "--threads", str(args.threads), "--cfg-scale", str(args.cfg_scale),
-               "--top-k", str(args.top_k), "--tokens", str(NUM_TOKENS), "--json"]
+               "--top-k", str(args.top_k), "--tokens", str(NUM_TOKENS), "--device", args.device,
+               "--json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     row = report["rows"][0]
     return {**row, "peak_mb": row["peak_rss_mb"]}
@@ -208,6 +213,7 @@ def main():
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--top-k", type=int, default=2000)
     parser.add_argument("--work", type=pathlib.Path)
+    add_device(parser)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child == "checkpoints":

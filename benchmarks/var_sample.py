@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Drawing images with VAR: vgen against the official code, on the CPU, random weights, decoding included.
+"""Drawing images with VAR: vgen against the official code, random weights, decoding included.
 
 Usage: benchmarks/var_sample.py --official PATH [--vgen build/release/apps/vgen] [--threads 2]
-           [--cases fp32:1 bf16:1 int8:1 fp32:4 bf16:4] [--depth 16] [--rounds 3]
+           [--cases fp32:1 bf16:1 int8:1 fp32:4 bf16:4] [--depth 16] [--rounds 3] [--device cpu]
 
 PATH is a checkout of https://github.com/FoundationVision/VAR; nothing of it is part of vgen. A case
 is precision:batch; guidance 1.5, top-k 900, top-p 0.96, 256 pixels. The official code's bf16 is its
@@ -11,7 +11,8 @@ autocast; it has no int8, which is compared with the better of its two.
 Each measurement is a process of its own, the two sides take turns, and the table has medians over
 the rounds. The same checkpoints are loaded by both. The official side gets glibc's freed memory kept
 (MALLOC_*_ variables), which speeds it up. Only torch and numpy are needed: huggingface_hub, which it
-imports for a class that is not used, is replaced by an empty one.
+imports for a class that is not used, is replaced by an empty one. Peak memory is the host's, also with
+--device cuda.
 """
 import argparse
 import json
@@ -24,13 +25,13 @@ import sys
 import tempfile
 import time
 
-from common import KEEP_FREED_MEMORY, official_var_builder
+from common import KEEP_FREED_MEMORY, add_device, official_var_builder, prepare
 
 CASES = ["fp32:1", "bf16:1", "int8:1", "fp32:4", "bf16:4"]
 
 
-def build_official(path, depth):
-    return official_var_builder(path)(device="cpu", depth=depth)
+def build_official(path, depth, device="cpu"):
+    return official_var_builder(path)(device=device, depth=depth)
 
 
 def write_checkpoints(args):
@@ -49,17 +50,19 @@ def official_child(args):
     """Seconds of a second, equal call, and the peak of memory in MB."""
     precision, batch = args.child.split(":")
     import torch
-    torch.set_num_threads(args.threads)
-    vae, var = build_official(args.official, args.depth)
+    wait = prepare(args.device, args.threads)
+    vae, var = build_official(args.official, args.depth, args.device)
     vae.load_state_dict(torch.load(f"{args.work}/vae.pth"))
     var.load_state_dict(torch.load(f"{args.work}/var.pth"))
     vae.eval(), var.eval()
-    labels = torch.arange(int(batch))
+    labels = torch.arange(int(batch), device=args.device)
 
     def draw():
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, precision == "bf16"):
+        with torch.inference_mode(), torch.autocast(args.device, torch.bfloat16,
+                                                    precision == "bf16"):
             var.autoregressive_infer_cfg(B=int(batch), label_B=labels, g_seed=0, cfg=1.5, top_k=900,
                                          top_p=0.96)
+        wait()
 
     draw()
     start = time.perf_counter()
@@ -72,7 +75,7 @@ def official_child(args):
 def run_official(args, child):
     command = [sys.executable, __file__, "--official", str(args.official), "--child", child,
                "--work", str(args.work), "--threads", str(args.threads), "--depth",
-               str(args.depth)]
+               str(args.depth), "--device", args.device]
     try:
         out = subprocess.run(command, check=True, capture_output=True, text=True,
                              timeout=args.timeout,
@@ -85,7 +88,7 @@ def run_official(args, child):
 def run_vgen(args, precision, batch):
     command = [args.vgen, "bench", "var", "--checkpoint", f"{args.work}/var.pth", "--tokenizer",
                f"{args.work}/vae.pth", "--precision", precision, "--batch", batch, "--repeats", "1",
-               "--threads", str(args.threads), "--json"]
+               "--threads", str(args.threads), "--device", args.device, "--json"]
     row = json.loads(subprocess.run(command, check=True, capture_output=True,
                                     text=True).stdout)["rows"][0]
     return {**row, "peak_mb": row["peak_rss_mb"]}
@@ -106,6 +109,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one official process")
     parser.add_argument("--work", type=pathlib.Path)
+    add_device(parser)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child == "checkpoints":

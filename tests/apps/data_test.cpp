@@ -114,12 +114,31 @@ TEST_CASE("vgen data: errors are one line", "[apps]") {
   CHECK_THAT(test::vgen_error({"data", "verify", temp / "none"}),
              Catch::Contains("no such folder"));
   CHECK_THAT(test::vgen_error({"data", "verify", temp / "set", "--workers", "0"}),
-             Catch::Contains("workers is 0: expected at least 1"));
+             Catch::Contains("workers is 0: expected 1 to 1024 threads"));
   CHECK_THAT(test::vgen_error({"data", "bench", temp / "set", "--layout", "flat"}),
              Catch::Contains("a batch of 32 needs more than the 1 images"));
   CHECK_THAT(test::vgen_error({"data", "synth", temp / "set"}), Catch::Contains("exists already"));
   CHECK(test::run_vgen({"data"}).exit_code == 2);
   CHECK(test::run_vgen({"data", "synth"}).exit_code == 2);
+}
+
+TEST_CASE("vgen data: threads that the system refuses end the command with one line", "[apps]") {
+  const test::TempDir temp;
+  REQUIRE(test::run_vgen({"data", "synth", temp / "set", "--count", "10"}).exit_code == 0);
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"verify", temp / "set"}, {"bench", temp / "set", "--batch-size", "2"}}) {
+    // Stacks of 64 MiB: the memory lasts for a part of the threads.
+    std::vector<std::string> words = {"-c", "ulimit -s 65536; ulimit -v 40000000; exec \"$@\"",
+                                      "bash", test::vgen_executable(), "data"};
+    words.insert(words.end(), command.begin(), command.end());
+    words.insert(words.end(), {"--workers", "1000"});
+    const auto result = test::run_process("bash", words);
+    INFO(result.err);
+    CHECK(result.exit_code == 1);
+    CHECK_THAT(result.err,
+               Catch::Contains("vgen: error: ") && Catch::Contains("the system gave only ") &&
+                   Catch::Contains(" of 1000 ") && Catch::Contains("ask for fewer workers"));
+  }
 }
 
 TEST_CASE("vgen data: a synth that hits a file-size limit leaves nothing behind", "[apps]") {

@@ -10,6 +10,7 @@
 #include "support/process.h"
 #include "support/support.h"
 #include "vgen/core/strings.h"
+#include "vgen/io/json.h"
 
 using namespace vgen;
 using Catch::Matchers::Contains;
@@ -124,6 +125,50 @@ TEST_CASE("vgen extract: ranks share the work", "[apps]") {
   CHECK((contents(out) == contents(whole)));
   CHECK_THAT(test::vgen_error(words(out, few), {"RANK=2", "WORLD_SIZE=2"}),
              Contains("RANK 2, WORLD_SIZE 2"));
+}
+
+TEST_CASE("vgen extract: layout, labels and index cache of the images", "[apps]") {
+  const test::TempDir temp;
+  const auto extract = [&](const std::string& input, const std::string& out,
+                           std::vector<std::string> more) {
+    const std::vector<std::string> common = {"extract", test::golden("vq_ema/ckpt.pt"),
+                                             input,     "--image-size",
+                                             "32",      "--threads",
+                                             "1",       "--device",
+                                             "cpu",     "--out",
+                                             out};
+    more.insert(more.begin(), common.begin(), common.end());
+    return more;
+  };
+  const auto classes_of = [](const std::string& out) {
+    std::vector<std::string> names;
+    const std::string text = test::read_file(out + "/index.json");
+    const io::Json index = io::parse_json(text);
+    for (const io::Json& name : index.get_array("classes").items) names.push_back(name.text);
+    return names;
+  };
+  const std::string photos = test::project_path("data/photos");
+  const auto run = [](const std::vector<std::string>& words) {
+    const test::ProcessResult result = test::run_vgen(words);
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 0);
+  };
+  run(extract(photos, temp / "classes", {"--index-cache", temp / "cache"}));
+  CHECK(classes_of(temp / "classes").size() == 8);
+  CHECK(test::files_in(temp / "cache").size() == 1);
+  run(extract(photos, temp / "flat", {"--layout", "flat", "--index-cache", "off"}));
+  CHECK(classes_of(temp / "flat").empty());
+
+  fs::create_directory(temp / "pictures");
+  fs::copy(photos + "/brick/brick.jpg", temp / "pictures/1.jpg");
+  fs::copy(photos + "/grass/grass.jpg", temp / "pictures/2.jpg");
+  test::write_file(temp / "labels.txt", "1.jpg wall\n2.jpg lawn\n");
+  run(extract(temp / "pictures", temp / "labelled", {"--labels", temp / "labels.txt"}));
+  CHECK(classes_of(temp / "labelled") == std::vector<std::string>{"lawn", "wall"});
+  CHECK_THAT(test::vgen_error(extract(temp / "pictures", temp / "x", {"--layout", "classes"})),
+             Contains("no class folders in it; expected <class>/<image>, or set layout: flat"));
+  CHECK_THAT(test::vgen_error(extract(photos, temp / "x", {"--layout", "tree"})),
+             Contains("layout 'tree'"));
 }
 
 TEST_CASE("vgen extract: what it refuses", "[apps]") {

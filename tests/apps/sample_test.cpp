@@ -13,6 +13,7 @@
 #include "vgen/core/strings.h"
 #include "vgen/io/json.h"
 #include "vgen/io/npy.h"
+#include "vgen/io/safetensors.h"
 
 namespace vgen {
 
@@ -35,6 +36,21 @@ Arguments sample(const Arguments& more,
   if (!has_size) arguments.insert(arguments.end(), {"--image-size", "96"});
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
+}
+
+/// The GPT of sample() with another number of rows in its class table, which repeat.
+std::string with_class_rows(const std::string& path, int64_t rows) {
+  std::vector<io::NamedArray> tensors =
+      io::read_safetensors(golden("gpt_c2i/ckpt.safetensors")).tensors;
+  for (auto& [name, array] : tensors) {
+    if (name != "cls_embedding.embedding_table.weight") continue;
+    const auto known = array.as<float>();
+    std::vector<float> values(static_cast<size_t>(rows * array.shape[1]));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = known[i % known.size()];
+    array = io::make_array<float>({rows, array.shape[1]}, values);
+  }
+  io::write_safetensors(path, tensors);
+  return path;
 }
 
 std::vector<std::string> names_in(const std::string& folder) {
@@ -85,6 +101,8 @@ TEST_CASE("vgen sample: pictures, grid, codes and a summary", "[apps]") {
   INFO(result.err);
   REQUIRE(result.exit_code == 0);
   CHECK_THAT(result.out, Contains("4 images") && Contains("tokens/s"));
+  CHECK_THAT(result.err, Contains("sample: 144/144 tokens in ") && Contains("4 images, load ") &&
+                             Contains("tokens/s") && Contains("images/s"));
   CHECK(names_in(dir / "a") == std::vector<std::string>{"000000.png", "000001.png", "000002.png",
                                                         "000003.png", "codes.npy", "grid.png",
                                                         "samples.json"});
@@ -104,6 +122,73 @@ TEST_CASE("vgen sample: pictures, grid, codes and a summary", "[apps]") {
   CHECK(run_vgen(sample({"--class-id", "1", "--out", dir / "a", "--force"})).exit_code == 0);
   CHECK(names_in(dir / "a") ==
         std::vector<std::string>{"000000.png", "codes.npy", "grid.png", "samples.json"});
+}
+
+TEST_CASE("vgen sample: weights in bf16 and int8 draw the same in any batch", "[apps]") {
+  const test::TempDir dir;
+  for (const std::string precision : {"bf16", "int8"}) {
+    INFO(precision);
+    const auto codes = [&](const std::string& out, const std::string& batch_size) {
+      const auto result =
+          run_vgen(sample({"--class-id", "0-4", "--precision", precision, "--device", "cpu",
+                           "--batch-size", batch_size, "--out", out}));
+      INFO(result.err);
+      REQUIRE(result.exit_code == 0);
+      return test::read_file(out + "/codes.npy");
+    };
+    const std::string one = dir / (precision + "-1"), three = dir / (precision + "-3");
+    CHECK(codes(one, "1") == codes(three, "3"));
+    const io::Json summary = io::parse_json(test::read_file(one + "/samples.json"));
+    CHECK(summary.get_object("settings").get_string("precision") == precision);
+    CHECK_THAT(summary.get_string("engine"), Contains(precision + " weights"));
+  }
+}
+
+TEST_CASE("vgen sample: a class by its name in ImageNet", "[apps]") {
+  const test::TempDir dir;
+  const std::string gpt = with_class_rows(dir / "gpt.safetensors", 1001);
+  const auto with = [&](const std::string& classes, const std::string& out) {
+    return Arguments{
+        "sample",       gpt,  "--n-head", "2",       "--tokenizer", golden("vq16/ckpt.safetensors"),
+        "--image-size", "32", "--out",    dir / out, "--class-id",  classes};
+  };
+  REQUIRE(run_vgen(with("golden retriever,otter", "name")).exit_code == 0);
+  REQUIRE(run_vgen(with("207,360", "label")).exit_code == 0);
+  CHECK(test::read_file(dir / "name/codes.npy") == test::read_file(dir / "label/codes.npy"));
+  const io::Json summary = io::parse_json(test::read_file(dir / "name/samples.json"));
+  const auto& images = summary.get_array("images").items;
+  REQUIRE(images.size() == 2);
+  CHECK(images[0].get_int("class_id") == 207);
+  CHECK(images[0].get_string("class_name") == "golden retriever");
+  CHECK(images[1].get_int("class_id") == 360);
+  CHECK(vgen_error(with("golden retreiver", "x")) ==
+        "class 'golden retreiver': no such class, is it 'golden retriever'?");
+  CHECK_THAT(vgen_error(with("1000", "x")), Contains("class 1000: the model has classes 0 to 999"));
+}
+
+TEST_CASE("vgen sample: weights that have no null class", "[apps]") {
+  const test::TempDir dir;
+  const std::string gpt = with_class_rows(dir / "gpt.safetensors", 10);
+  test::write_file(dir / "gpt.yaml",
+                   "dim: 64\nn_layer: 2\nn_head: 2\nmultiple_of: 64\nvocab_size: 128\n"
+                   "num_classes: 10\nblock_size: 4\nclass_dropout_prob: 0\n");
+  const auto with = [&](const Arguments& more) {
+    Arguments arguments = {
+        "sample",     gpt,        "--tokenizer",  golden("vq16/ckpt.safetensors"),
+        "--class-id", "9",        "--image-size", "32",
+        "--out",      dir / "out"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  // Bare weights: the last row is taken for the null class.
+  CHECK(vgen_error(with({"--n-head", "2"})) == "class 9: the model has classes 0 to 8");
+  CHECK(vgen_error(with({"--config", dir / "gpt.yaml"})) ==
+        "the model was trained with class_dropout_prob 0 and has no null class to guide with; use "
+        "a cfg-scale of 1");
+  CHECK_FALSE(fs::exists(dir / "out"));
+  const auto result = run_vgen(with({"--config", dir / "gpt.yaml", "--cfg-scale", "1"}));
+  INFO(result.err);
+  CHECK(result.exit_code == 0);
 }
 
 TEST_CASE("vgen sample: images for FID, shared by processes, resumed", "[apps]") {
@@ -235,6 +320,23 @@ TEST_CASE("vgen sample: images for FID, only the same settings and models go on"
   CHECK(fs::exists(npz));
 }
 
+TEST_CASE("vgen sample: images for FID, a damaged part is named", "[apps]") {
+  const test::TempDir dir;
+  const Arguments command = fid_320(dir / "x.npz", {"--rank", "4", "--world-size", "5"});
+  REQUIRE(run_vgen(command).exit_code == 0);
+  const std::string part = dir / "x.npz.parts/part_000004.npy";
+  REQUIRE(fs::file_size(part) > 1000);
+  fs::resize_file(part, 1000);
+  CHECK_THAT(vgen_error(command), Contains(part + ": ") && Contains("it is cut off"));
+  test::write_file(part, "junk");
+  CHECK_THAT(vgen_error(command), Contains(part + ": not a .npy file"));
+  io::write_npy(part, io::make_array<uint8_t>({1, 8, 8, 3}, std::vector<uint8_t>(192)));
+  CHECK(vgen_error(command) ==
+        part + ": holds uint8 [1, 8, 8, 3], expected uint8 [64, 8, 8, 3]; remove it");
+  fs::remove(part);
+  CHECK(run_vgen(command).exit_code == 0);
+}
+
 TEST_CASE("vgen sample: a wrong command leaves no parts in the way of the right one", "[apps]") {
   const test::TempDir dir;
   const Arguments fid = {"--fid", "2", "--npz", dir / "x.npz", "--eval-size", "8"};
@@ -288,6 +390,15 @@ TEST_CASE("vgen sample: an official checkpoint draws the golden's greedy tokens"
   CHECK(first_token <= wall.count() + 0.02);
   CHECK(first_token + summary.get_float("decode_seconds") <= wall.count() + 0.02);
 
+  // Guidance of the first tokens only.
+  Arguments interval = allowed;
+  interval.insert(interval.end(), {"--cfg-interval", "3", "--force"});
+  REQUIRE(run_vgen(interval).exit_code == 0);
+  const io::Array code_interval = io::read_npy(out + "/codes.npy");
+  const io::Array expected_interval = io::read_npy(golden("gpt_c2i/greedy_cfg4_interval3.npy"));
+  CHECK(std::ranges::equal(code_interval.as<int64_t>(), expected_interval.as<int32_t>()));
+  CHECK_FALSE(std::ranges::equal(code_interval.as<int64_t>(), expected.as<int32_t>()));
+
   // Without a size it is the one of the training arguments.
   Arguments trained = command;
   trained.erase(std::ranges::find(trained, "--image-size"), std::ranges::find(trained, "--device"));
@@ -317,6 +428,8 @@ TEST_CASE("vgen sample: bad input", "[apps]") {
         "cfg-scale -1: expected at least 0");
   CHECK_THAT(error_with({"--class-id", "1", "--temperature", "-2"}), Contains("temperature -2"));
   CHECK_THAT(error_with({"--class-id", "1", "--count", "0"}), Contains("count 0"));
+  CHECK(error_with({"--class-id", "1", "--batch-size", "0"}) ==
+        "batch-size 0: expected at least 1");
   CHECK_THAT(error_with({"--class-id", "1", "--image-size", "97"}),
              Contains("image-size 97: expected a multiple of the tokenizer's step, 16"));
   CHECK_THAT(vgen_error(sample({"--class-id", "1", "--image-size", "12", "--out", dir / "out"},

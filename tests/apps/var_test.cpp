@@ -8,6 +8,7 @@
 #include "support/process.h"
 #include "support/support.h"
 #include "vgen/io/json.h"
+#include "vgen/io/state_dict.h"
 
 namespace vgen {
 
@@ -25,6 +26,24 @@ Arguments with_models(const std::string& command, const Arguments& more) {
   Arguments arguments = {command, golden("var/var.pth"), "--tokenizer", golden("var_vae/vae.pth")};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
+}
+
+/// The first codes of the golden tokenizer, and what its file says besides.
+std::string write_tokenizer(const std::string& path, int64_t codebook_size,
+                            const io::Metadata& metadata) {
+  io::StateDict state = io::load_state_dict(golden("var_vae/vae.pth"));
+  for (io::NamedArray& item : state.tensors) {
+    if (item.name != "quantize.embedding.weight") continue;
+    io::Array& array = item.array;
+    const size_t row = array.data.size() / static_cast<size_t>(array.shape[0]);
+    array.shape[0] = codebook_size;
+    array.data = array.data.first(row * static_cast<size_t>(codebook_size));
+  }
+  std::erase_if(state.tensors, [](const io::NamedArray& item) {
+    return item.name == "quantize.ema_vocab_hit_SV";
+  });
+  io::write_safetensors(path, state.tensors, metadata);
+  return path;
 }
 
 /// A picture of 16 x 12 pixels, PPM.
@@ -60,7 +79,12 @@ TEST_CASE("vgen sample: VAR draws pictures, scale by scale", "[apps]") {
   // The same images whatever the batch and the number of threads.
   REQUIRE(draw("b", {"--cfg-scale", "1.5", "--batch-size", "1", "--threads", "1"}).exit_code == 0);
   CHECK(test::read_file(dir / "a/codes.npy") == test::read_file(dir / "b/codes.npy"));
-  CHECK(draw("c", {"--more-smooth", "--precision", "int8"}).exit_code == 0);
+  const auto smooth = draw("c", {"--more-smooth", "--precision", "int8"});
+  INFO(smooth.err);
+  REQUIRE(smooth.exit_code == 0);
+  CHECK_THAT(test::read_file(dir / "c/000000.png"),
+             Contains("\"more_smooth\":true") && Contains("\"precision\":\"int8\""));
+  CHECK_THAT(smooth.out, Contains("4 images"));
 
   const Arguments fid = with_models(
       "sample", {"--fid", "70", "--npz", dir / "x.npz", "--eval-size", "8", "--cfg-scale", "1.5"});
@@ -75,13 +99,15 @@ TEST_CASE("vgen sample: what does not fit VAR is named", "[apps]") {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return vgen_error(arguments);
   };
-  CHECK_THAT(error_of({"--class-id", "10"}), Contains("10"));
+  CHECK_THAT(error_of({"--class-id", "10"}), Contains("class 10: the model has classes 0 to 9"));
   CHECK_THAT(error_of({"--class-id", "1", "--top-p", "0"}), Contains("top-p 0"));
   CHECK_THAT(error_of({"--class-id", "1", "--cfg-scale", "-1"}), Contains("cfg-scale -1"));
   CHECK_THAT(error_of({"--class-id", "1", "--image-size", "16"}), Contains("8 pixels only"));
-  CHECK_THAT(vgen_error({"sample", golden("var/var.pth"), "--tokenizer",
-                         golden("vq16/ckpt.safetensors"), "--class-id", "1", "--out", dir / "a"}),
-             Contains("a tokenizer of one scale"));
+  CHECK_THAT(
+      vgen_error({"sample", golden("var/var.pth"), "--tokenizer", golden("vq16/ckpt.safetensors"),
+                  "--class-id", "1", "--out", dir / "a"}),
+      Contains("a tokenizer of one scale, but ") &&
+          Contains("draws several; use the tokenizer that the transformer was trained with"));
   test::write_file(dir / "vae.yaml",
                    "ch: 32\nch_mult: [1, 1]\nz_channels: 16\ncodebook_size: 64\n"
                    "patch_nums: [1, 2, 4]\n");
@@ -96,6 +122,31 @@ TEST_CASE("vgen sample: what does not fit VAR is named", "[apps]") {
                          dir / "a", "--image-size", "96", "--more-smooth"}),
              Contains("is a GPT"));
   CHECK_FALSE(fs::exists(dir / "a"));
+}
+
+TEST_CASE("vgen sample, vgen edit: a tokenizer of another vocabulary is named", "[apps]") {
+  const test::TempDir dir;
+  const std::string vae = write_tokenizer(dir / "half.safetensors", 32, {});
+  const std::string scales =
+      write_tokenizer(dir / "scales.safetensors", 64, {{"patch_nums", "[1, 2, 3, 4]"}});
+  const std::string image = picture(dir, "image.ppm");
+  const auto error_of = [&](const std::string& command, const Arguments& more) {
+    Arguments arguments = {command,    golden("var/var.pth"), "--tokenizer", vae, "--out",
+                           dir / "out"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return vgen_error(arguments);
+  };
+  for (const std::string& line : {error_of("sample", {"--class-id", "1"}),
+                                  error_of("edit", {"--image", image, "--box", "0,0,0.5,0.5"})}) {
+    CHECK_THAT(line, Contains("var.pth: has a vocabulary of 64, but the codebook of ") &&
+                         Contains("half.safetensors has 32 entries; use the tokenizer that the "
+                                  "transformer was trained with"));
+  }
+  CHECK_THAT(vgen_error({"sample", golden("gpt_c2i/ckpt.safetensors"), "--n-head", "2",
+                         "--tokenizer", scales, "--class-id", "1", "--out", dir / "out"}),
+             Contains("a tokenizer of several scales, but ") &&
+                 Contains("draws one; use the tokenizer that the GPT was trained with"));
+  CHECK_FALSE(fs::exists(dir / "out"));
 }
 
 TEST_CASE("vgen edit: boxes, masks, a larger canvas, completion", "[apps]") {
@@ -159,7 +210,9 @@ TEST_CASE("vgen edit: bad input is one line, and nothing is written", "[apps]") 
   CHECK_THAT(error_of({"--box", "0.5,0.5,0.2,0.8"}), Contains("expected top,left,bottom,right"));
   CHECK_THAT(error_of({"--box", "0,0,1,1"}), Contains("nothing of the image stays"));
   CHECK_THAT(error_of({"--box", "0,0,0.01,0.01"}), Contains("nothing is to be drawn anew"));
-  CHECK_THAT(error_of({"--mask", other}), Contains("a mask of 8 x 8") && Contains("16 x 12"));
+  CHECK_THAT(error_of({"--mask", other}),
+             Contains("a mask of 8 x 8 pixels") &&
+                 Contains("has 16 x 12; give a mask of the image's size"));
   const auto plain_mask = [&](const std::string& name, char value) {
     test::write_file(dir / name, "P5\n16 12\n255\n" + std::string(16 * 12, value));
     return dir / name;
@@ -170,7 +223,13 @@ TEST_CASE("vgen edit: bad input is one line, and nothing is written", "[apps]") 
              Contains("white.pgm: nothing of the image stays"));
   test::write_file(dir / "text.pgm", "no picture");
   CHECK_THAT(error_of({"--mask", dir / "text.pgm"}), Contains("text.pgm"));
-  CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--class-id", "10"}), Contains("class 10"));
+  CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--class-id", "10"}),
+             Contains("class 10: expected 0 to 9, or -1 for none"));
+  CHECK_THAT(error_of({"--task", "outpaint", "--box", "0,0,1,1"}),
+             Contains("it covers the whole image, which stays; give a smaller one"));
+  CHECK_THAT(vgen_error(with_models("edit", {"--image", dir / "gone.png", "--box", "0,0,0.5,0.5",
+                                             "--out", dir / "out"})),
+             Contains("gone.png: no such file"));
   CHECK_THAT(error_of({"--task", "complete", "--class-id", "1"}), Contains("inpaint or outpaint"));
   CHECK_THAT(error_of({"--box", "0,0,0.5,0.5", "--extend"}), Contains("outpaint"));
   CHECK_THAT(error_of({"--task", "outpaint", "--box", "0,0,0.01,0.01", "--extend"}),
@@ -195,7 +254,14 @@ TEST_CASE("vgen reconstruct and extract: a tokenizer of several scales", "[apps]
       run_vgen({"extract", golden("var_vae/vae.pth"), dir / "images", "--config", config,
                 "--image-size", "8", "--device", "cpu", "--out", dir / "codes"});
   INFO(extracted.err);
-  CHECK(extracted.exit_code == 0);
+  REQUIRE(extracted.exit_code == 0);
+  const io::Json index = io::parse_json(test::read_file(dir / "codes/index.json"));
+  CHECK(index.get_int("images") == 4);
+  std::vector<int64_t> sides;
+  for (const io::Json& side : index.get_object("settings").get_array("patch_nums").items) {
+    sides.push_back(side.integer);
+  }
+  CHECK(sides == std::vector<int64_t>{1, 2, 3, 4});
 }
 
 TEST_CASE("vgen bench var: a row for each precision and batch", "[apps]") {

@@ -56,7 +56,7 @@ TEST_CASE("run folder: a path that cannot be made is told in one line", "[checkp
              Contains("cannot be made as a folder: "));
   CHECK_THAT(test::error_of([&] { RunFolder("/proc/run", false); }),
              Contains("/proc/run: cannot be made as a folder: "));
-  CHECK_THAT(test::error_of([&] { RunFolder("", false); }), Contains("pass --run-dir"));
+  CHECK_THAT(test::error_of([&] { RunFolder("", false); }), Contains("name one with --run-dir"));
 }
 
 TEST_CASE("run folder: metrics after the checkpoint and cut lines are trimmed", "[checkpoint]") {

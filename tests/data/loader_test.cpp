@@ -9,6 +9,7 @@
 
 #include "data/data_support.h"
 #include "support/support.h"
+#include "support/torch_support.h"
 #include "vgen/core/config.h"
 #include "vgen/core/log.h"
 #include "vgen/core/strings.h"
@@ -62,6 +63,20 @@ size_t count_of(const std::string& text, const std::string& part) {
 }
 
 }  // namespace
+
+TEST_CASE("loader: batches for a CUDA device are page-locked", "[data][cuda]") {
+  if (test::lacks_cuda()) return;
+  const test::TempDir dir;
+  test::write_files(dir.path(), test::class_folders(2, 3));
+  DataConfig config;
+  config.image_size = 8;
+  config.workers = 1;
+  config.train.path = dir.path();
+  Loader loader = Loader::for_training(config, {.batch_size = 2, .pin_memory = true});
+  const ImageBatch batch = loader.next();
+  CHECK(batch.image_B3HW.is_pinned());
+  CHECK(batch.label_B.is_pinned());
+}
 
 TEST_CASE("loader: batches follow the order of the epochs", "[data]") {
   const TempDir temp;
@@ -425,7 +440,7 @@ TEST_CASE("loader: impossible configurations are told", "[data]") {
     return test::error_of([&] { Loader::for_training(config, options); });
   };
   CHECK_THAT(error_with([](DataConfig& c) { c.workers = 0; }, {}),
-             Catch::Contains("data.workers is 0: expected at least 1 decoding thread"));
+             Catch::Contains("data.workers is 0: expected 1 to 1024 threads"));
   CHECK_THAT(error_with([](DataConfig& c) { c.prefetch_batches = 0; }, {}),
              Catch::Contains("data.prefetch_batches is 0"));
   CHECK_THAT(error_with([](DataConfig& c) { c.image_size = 0; }, {}),

@@ -103,7 +103,7 @@ TEST_CASE("verify: lists every broken image with its reason, for any number of t
   }
   CHECK(verify({.dataset = {.path = test::project_path("data/photos")}}).broken.empty());
   CHECK_THAT(test::error_of([] { verify({.dataset = {.path = "x"}, .workers = 0}); }),
-             Catch::Contains("workers is 0: expected at least 1"));
+             Catch::Contains("workers is 0: expected 1 to 1024 threads"));
 }
 
 TEST_CASE("verify: an image that vanished is broken", "[data]") {

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 
+#include "support/pictures.h"
 #include "support/support.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/image.h"
@@ -33,13 +34,10 @@ class GreyWorld {
   }
 
   void write(const std::string& name, uint8_t grey, int64_t side = 8) const {
-    const std::string path = dir_ / name;
-    fs::create_directories(fs::path(path).parent_path());
-    const data::Image image{.width = side,
-                            .height = side,
-                            .rgb = data::Pixels(static_cast<size_t>(side * side * 3), grey)};
-    const auto png = data::encode_png(image);
-    test::write_file(path, {reinterpret_cast<const char*>(png.data()), png.size()});
+    test::write_picture(dir_ / name,
+                        {.width = side,
+                         .height = side,
+                         .rgb = data::Pixels(static_cast<size_t>(side * side * 3), grey)});
   }
   void summary(const std::vector<std::pair<int64_t, std::string>>& images) const {
     std::string json = "{\"images\": [";

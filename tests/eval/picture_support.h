@@ -1,12 +1,12 @@
 #pragma once
-// Pictures as files and as tensors.
+// Pictures as tensors, besides those of support/pictures.h.
 
 #include <torch/torch.h>
 
 #include <span>
 #include <string>
 
-#include "support/support.h"
+#include "support/pictures.h"
 #include "vgen/data/image.h"
 #include "vgen/data/transforms.h"
 
@@ -21,12 +21,6 @@ inline torch::Tensor as_tensor(const data::Image& image) {
 inline torch::Tensor read_picture(const std::string& path) {
   const std::string bytes = read_file(path);
   return as_tensor(data::decode_image(std::as_bytes(std::span(bytes))));
-}
-
-/// PNG.
-inline void write_picture(const std::string& path, const data::Image& image) {
-  const auto png = data::encode_png(image);
-  write_file(path, {reinterpret_cast<const char*>(png.data()), png.size()});
 }
 
 }  // namespace vgen::test

@@ -10,6 +10,7 @@
 
 #include "eval/picture_support.h"
 #include "support/golden.h"
+#include "support/pictures.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/named_tensors.h"
@@ -39,13 +40,11 @@ data::Image to_image(const torch::Tensor& pixels_HW3) {
 /// The golden's images as PNG files a.png, b.png; returns what a model gets of them.
 torch::Tensor write_images(const std::string& folder, const std::string& golden_images) {
   const torch::Tensor pixels_BHW3 = to_uint8(golden_tensor(golden_images));
-  fs::create_directories(folder);
   std::vector<torch::Tensor> images;
   for (int64_t i = 0; i < pixels_BHW3.size(0); ++i) {
     const data::Image image = to_image(pixels_BHW3[i]);
-    const auto png = data::encode_png(image);
-    test::write_file(str_cat(folder, "/", std::string(1, static_cast<char>('a' + i)), ".png"),
-                     {reinterpret_cast<const char*>(png.data()), png.size()});
+    test::write_picture(str_cat(folder, "/", std::string(1, static_cast<char>('a' + i)), ".png"),
+                        image);
     images.push_back(data::to_tensor(image));
   }
   return torch::stack(images);

@@ -5,8 +5,10 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <limits>
 
 #include "codes/codes_support.h"
 #include "eval/picture_support.h"
@@ -70,6 +72,16 @@ void draw_pictures(const std::string& out, int64_t num_images, int64_t first) {
                  .show_scales = false,
                  .out = out,
                  .must_overwrite = false});
+}
+
+/// What the text chunk `parameters` of a PNG holds.
+std::string parameters_of(const std::string& path) {
+  const std::string png = test::read_file(path), mark = std::string("tEXtparameters") + '\0';
+  const size_t at = png.find(mark);
+  REQUIRE(at != std::string::npos);
+  size_t size = 0;  // big-endian, before the type
+  for (size_t i = at - 4; i < at; ++i) size = size << 8 | static_cast<unsigned char>(png[i]);
+  return png.substr(at + mark.size(), size - (mark.size() - 4));
 }
 
 /// A tokenizer of 128 codes with random weights, 8 pixels to a code.
@@ -138,6 +150,56 @@ TEST_CASE("sample: FID's images are resized as LlamaGen resizes them", "[eval]")
   // The other way to shrink shows: this test would see it.
   CHECK_FALSE(draw_for_fid(dir / "again.npz", kImages, 20)
                   .equal(to_uint8(at::_upsample_bicubic2d_aa(image_B3HW, {20, 20}, false))));
+}
+
+TEST_CASE("sample: a picture tells how it was drawn, in ASCII", "[eval]") {
+  const test::TempDir dir;
+  const std::string dog = "\xe7\x8a\xac";  // not in Latin-1, which the chunk is
+  test::write_file(dir / "names.txt", str_cat("a\nb\n", dog, "\nd\ne\nf\ng\nh\ni\nj\n"));
+  SampleConfig model = small_model();
+  model.settings.seed = std::numeric_limits<uint64_t>::max();
+  model.image_size = 0;
+  model.checkpoint = golden("gpt_c2i/ckpt.pt");  // tells 64 pixels
+  model.batch_size = 3;
+  sample_images({.model = model,
+                 .classes = dog,
+                 .class_names = dir / "names.txt",
+                 .count = 1,
+                 .show_scales = false,
+                 .out = dir / "out",
+                 .must_overwrite = false});
+  const std::string text = parameters_of(dir / "out/000000.png");
+  CHECK(std::ranges::all_of(text, [](char c) { return c >= ' ' && c <= '~'; }));
+  const io::Json parameters = io::parse_json(text);
+  CHECK(parameters.get_string("class_name") == dog);
+  CHECK(parameters.get_int("class_id") == 2);
+  CHECK(parameters.get_int("image_size") == 64);
+  CHECK(parameters.get_string("device") == "cpu");
+  CHECK(parameters.get_int("batch_size") == 3);
+  CHECK_THAT(text, Contains("\"seed\":18446744073709551615"));
+  const io::Json summary = io::parse_json(test::read_file(dir / "out/samples.json"));
+  CHECK_THAT(io::dump_json(summary.get_object("settings")),
+             Contains("\"seed\":18446744073709551615") && Contains("\"image_size\":64"));
+}
+
+TEST_CASE("sample: FID goes on with a seed above 2^63", "[eval]") {
+  const test::TempDir dir;
+  SampleFidConfig config{.model = small_model(),
+                         .num_images = 65,
+                         .eval_size = 8,
+                         .npz = dir / "x.npz",
+                         .rank = 1,
+                         .world_size = 2,
+                         .local_rank = 0};
+  config.model.settings.seed = uint64_t{1} << 63;
+  sample_fid(config);  // leaves the other rank's part open
+  config.rank = 0;
+  config.model.settings.seed += 1;
+  CHECK_THAT(test::error_of([&] { sample_fid(config); }),
+             Contains("seed is 9223372036854775808, expected 9223372036854775809"));
+  config.model.settings.seed -= 1;
+  sample_fid(config);
+  CHECK(std::filesystem::exists(config.npz));
 }
 
 TEST_CASE("sample: another grid than the trained one is refused unless it is meant", "[eval]") {

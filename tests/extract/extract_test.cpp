@@ -7,6 +7,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "support/pictures.h"
 #include "support/support.h"
 #include "vgen/codes/code_dataset.h"
 #include "vgen/core/error.h"
@@ -55,7 +56,6 @@ class PatchTokenizer : public infer::ImageTokenizer {
 
 /// `count` images in two class folders, each with its own gradient.
 void write_images(const std::string& folder, int64_t count) {
-  for (const std::string name : {"cat", "dog"}) fs::create_directories(folder + "/" + name);
   for (int64_t i = 0; i < count; ++i) {
     data::Image image{.width = 40, .height = 36, .rgb = {}};
     for (int64_t y = 0; y < 36; ++y) {
@@ -64,9 +64,8 @@ void write_images(const std::string& folder, int64_t count) {
         for (const int64_t value : values) image.rgb.push_back(static_cast<uint8_t>(value % 256));
       }
     }
-    const auto png = data::encode_png(image);
-    test::write_file(str_cat(folder, "/", i < count / 2 ? "cat" : "dog", "/", 100 + i, ".png"),
-                     {reinterpret_cast<const char*>(png.data()), png.size()});
+    test::write_picture(str_cat(folder, "/", i < count / 2 ? "cat" : "dog", "/", 100 + i, ".png"),
+                        image);
   }
 }
 

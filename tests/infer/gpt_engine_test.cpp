@@ -336,13 +336,13 @@ TEST_CASE("gpt engine: bf16 and int8 stay near", "[infer][golden]") {
 
 TEST_CASE("gpt engine: CUDA graphs agree with the official code", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  at::globalContext().setAllowTF32CuBLAS(false);
+  test::forbid_tf32();
   check_goldens({.num_slots = 6, .device = "cuda"});
 }
 
 TEST_CASE("gpt engine: CUDA draws the same tokens as the CPU, in any order", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  at::globalContext().setAllowTF32CuBLAS(false);
+  test::forbid_tf32();
   check_draws({.num_slots = 12, .device = "cuda"});
 }
 

@@ -71,6 +71,29 @@ TEST_CASE("load gpt: configs read off the weights", "[infer]") {
   CHECK(official.weights.config.block_size == 16);
 }
 
+TEST_CASE("load gpt: weights without a null class, where files tell", "[infer]") {
+  constexpr int64_t kLast = 9;  // of 10 classes, in 10 rows
+  const std::string bare = golden("train_gpt/final.safetensors");
+  const test::TempDir dir;
+  test::write_file(dir / "gpt.yaml",
+                   "{dim: 32, n_layer: 2, n_head: 2, multiple_of: 32, vocab_size: 64, "
+                   "block_size: 16, num_classes: 10, class_dropout_prob: 0}");
+  const auto official = load_gpt(golden("train_gpt/step5.pt"), {.n_head = 2});
+  const auto with_config = load_gpt(bare, {.config = dir / "gpt.yaml"});
+  for (const auto* loaded : {&official, &with_config}) {
+    INFO(loaded->source);
+    CHECK(loaded->weights.config.num_classes == 10);
+    CHECK(loaded->weights.config.class_dropout_prob == 0);
+    auto engine = make_gpt_engine(loaded->weights, {.num_slots = 2});
+    const std::vector<infer::GenerateRequest> requests = {{.prompt = {.label = kLast}}};
+    CHECK(generate(*engine, requests, {.cfg_scale = 1}).numel() == 16);
+    CHECK_THAT(test::error_of([&] { generate(*engine, requests, {.cfg_scale = 2}); }),
+               Contains("has no null class to guide with; use a cfg-scale of 1"));
+  }
+  // Nothing tells it: the last row is taken for the null class.
+  CHECK(load_gpt(bare, {.n_head = 2}).weights.config.num_classes == 9);
+}
+
 TEST_CASE("load gpt: the grid that was trained on, where files tell", "[infer]") {
   const auto official = load_gpt(golden("gpt_c2i/ckpt.pt"), {.n_head = 2, .block_size = 36});
   CHECK(official.weights.config.block_size == 36);

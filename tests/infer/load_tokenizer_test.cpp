@@ -80,9 +80,21 @@ VqganConfig tiny_config() {
   return config;
 }
 
+tokenizer::MultiScaleVqvaeConfig tiny_scales() {
+  tokenizer::MultiScaleVqvaeConfig config;
+  config.ch = 32;
+  config.ch_mult = {1, 1};
+  config.num_res_blocks = 1;
+  config.z_channels = 4;
+  config.codebook_size = 16;
+  config.patch_nums = {1, 2, 4};
+  return config;
+}
+
 /// <run>/config.yaml and a checkpoint of `model` (and `ema`) at step 30.
 template <class Config, class Model>
-void write_run(const std::string& run, const Config& config, Model model, Model ema) {
+void write_run(const std::string& run, const Config& config, Model model, Model ema,
+               const io::Metadata& metadata = {}) {
   fs::create_directories(run);
   const std::string task = std::is_same_v<Config, VqganConfig> ? "tokenizer" : "var_tokenizer";
   std::string yaml = "task: " + task + "\nsteps: 100\ndata:\n  image_size: 24\nmodel:\n";
@@ -91,8 +103,8 @@ void write_run(const std::string& run, const Config& config, Model model, Model 
   checkpoint::Snapshot snapshot;
   snapshot.step = 30;
   snapshot.state = io::Json::object();
-  snapshot.files.push_back({"model.safetensors", checkpoint::named_state(*model)});
-  if (ema) snapshot.files.push_back({"ema.safetensors", checkpoint::named_state(*ema)});
+  snapshot.files.push_back({"model.safetensors", checkpoint::named_state(*model), metadata});
+  if (ema) snapshot.files.push_back({"ema.safetensors", checkpoint::named_state(*ema), metadata});
   checkpoint::CheckpointStore(run + "/checkpoints", {}).save(snapshot);
 }
 
@@ -188,13 +200,7 @@ TEST_CASE("load_tokenizer: runs give their newest weights, averaged ones first",
 
 TEST_CASE("load_tokenizer: one file of a run's checkpoint has the scales of the run", "[infer]") {
   const test::TempDir temp;
-  tokenizer::MultiScaleVqvaeConfig config;
-  config.ch = 32;
-  config.ch_mult = {1, 1};
-  config.num_res_blocks = 1;
-  config.z_channels = 4;
-  config.codebook_size = 16;
-  config.patch_nums = {1, 2, 4};
+  tokenizer::MultiScaleVqvaeConfig config = tiny_scales();
   torch::manual_seed(5);
   tokenizer::MultiScaleVqvae model(config);
   const std::string run = temp / "run";
@@ -211,8 +217,8 @@ TEST_CASE("load_tokenizer: one file of a run's checkpoint has the scales of the 
     CHECK(loaded.weights == name.substr(0, name.find('.')));
   }
 
-  // Away from its run no file tells the scales: those that are asked for, with a warning where the
-  // weights counted others.
+  // Away from its run a file without metadata does not tell the scales: those that are asked for,
+  // with a warning where the weights counted others.
   const std::string alone = temp / "alone.safetensors";
   fs::copy_file(folder + "model.safetensors", alone);
   const auto log_of = [&](const infer::TokenizerOptions& options) {
@@ -236,6 +242,65 @@ TEST_CASE("load_tokenizer: one file of a run's checkpoint has the scales of the 
     CHECK_THAT(test::error_of([&] { load_tokenizer(path); }),
                Contains("counts the usage of 3 scales, but model.patch_nums in config.yaml of its "
                         "run is [1, 2, 3, 4]; put back"));
+  }
+}
+
+TEST_CASE("load_tokenizer: one phi or one of each scale, read off bare weights", "[infer]") {
+  const test::TempDir temp;
+  tokenizer::MultiScaleVqvaeConfig config = tiny_scales();
+  config.share_quant_resi = GENERATE(1, 0, 2);
+  INFO(config.share_quant_resi);
+  torch::manual_seed(6);
+  tokenizer::MultiScaleVqvae model(config);
+  const std::string file = temp / "bare.safetensors";
+  io::write_safetensors(file, checkpoint::as_arrays(checkpoint::named_state(*model)));
+  const auto loaded = load_tokenizer(file, {.patch_nums = config.patch_nums, .device = "cpu"});
+  CHECK(loaded.model->config_yaml() == dump_config(config));
+  const torch::NoGradGuard no_grad;
+  model->eval();
+  const auto code_BL = loaded.model->encode(test_image());
+  CHECK(code_BL.equal(model->forward(test_image()).quantized.index_BL));
+  CHECK_THAT(loaded.model->decode_scales(code_BL).back(),
+             AllClose(model->decode_scales(code_BL).back(), test::kFloat32));
+}
+
+TEST_CASE("load_tokenizer: weights that tell their scales serve no others", "[infer]") {
+  const test::TempDir temp;
+  tokenizer::MultiScaleVqvaeConfig config = tiny_scales();
+  tokenizer::MultiScaleVqvae model(config);
+  const std::string run = temp / "run";
+  write_run(run, config, model, model, {{"patch_nums", "[1, 2, 4]"}});
+  const std::string weights = run + "/checkpoints/step_0000030/model.safetensors";
+  const std::string alone = temp / "alone.safetensors";
+  fs::copy_file(weights, alone);
+  const auto error = [](const std::string& path, const infer::TokenizerOptions& options = {}) {
+    return test::error_of([&] { load_tokenizer(path, options); });
+  };
+  CHECK(load_tokenizer(alone).model->patch_nums() == config.patch_nums);
+  CHECK(load_tokenizer(alone, {.patch_nums = {1, 2, 4}}).model->fingerprint() ==
+        load_tokenizer(run).model->fingerprint());
+  CHECK_THAT(error(alone, {.patch_nums = {1, 3, 4}}),
+             Contains("alone.safetensors: was trained with the scales [1, 2, 4], but the "
+                      "transformer that it is to serve has [1, 3, 4]; name the tokenizer"));
+
+  config.patch_nums = {1, 3, 4};
+  test::write_file(temp / "other.yaml", dump_config(config));
+  CHECK_THAT(error(alone, {.config = temp / "other.yaml"}),
+             Contains("[1, 2, 4], but model.patch_nums of the given config is [1, 3, 4]; give the "
+                      "scales of the weights"));
+  std::string yaml = "task: var_tokenizer\nmodel:\n";
+  for (const std::string& line : split(dump_config(config), '\n')) yaml += "  " + line + "\n";
+  test::write_file(run + "/config.yaml", yaml);
+  for (const std::string& path : {run, weights}) {
+    CHECK_THAT(error(path), Contains("was trained with the scales [1, 2, 4], but model.patch_nums "
+                                     "in config.yaml of its run is [1, 3, 4]; put back"));
+  }
+
+  for (const std::string text : {"1 2 4", "[]", "[1, 2.5]", "[1, 2, 1025]", "{}"}) {
+    INFO(text);
+    const auto arrays = checkpoint::as_arrays(checkpoint::named_state(*model));
+    io::write_safetensors(alone, arrays, {{"patch_nums", text}});
+    CHECK_THAT(error(alone), Contains("alone.safetensors: metadata 'patch_nums': "));
   }
 }
 

@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <functional>
+#include <iostream>
 #include <optional>
 
 #include "support/support.h"
@@ -159,7 +160,7 @@ TEST_CASE("atomic file: a full disk leaves the old file", "[io]") {
   });
   REQUIRE(message.has_value());
   if (*message == "no mount") {
-    WARN("skipped: mounting a small file system needs privileges that this user lacks");
+    std::cout << "skipped here: mounting a small file system needs privileges" << std::endl;
     return;
   }
   CHECK_THAT(*message, Catch::StartsWith("intact; ") &&

@@ -29,6 +29,9 @@ TEST_CASE("json: values keep their kind, order and all 64 bits", "[io]") {
   CHECK(root.find("nobody") == nullptr);
   CHECK(io::parse_json(io::dump_json(root)).get_string("s") == "\xc3\xa9\n");
   CHECK(io::parse_json(" 7 ").integer == 7);
+  const Json most = io::parse_json("18446744073709551615");
+  CHECK(most.kind == Json::Kind::kUnsigned);
+  CHECK(io::dump_json(most) == "18446744073709551615");
 }
 
 TEST_CASE("json: text out", "[io]") {
@@ -42,6 +45,15 @@ TEST_CASE("json: text out", "[io]") {
         "{\"a\":[1],\"b\":{},\"c\":0.5,\"d\":\"q\\\"\\u0001\xef\xbf\xbd\",\"e\":null}");
   CHECK(io::dump_json(io::parse_json(R"({"a":[[1,2],{"b":true}]})"), 2) ==
         "{\n  \"a\": [\n    [1, 2],\n    {\n      \"b\": true\n    }\n  ]\n}");
+  CHECK(io::dump_json(Json::unsigned_number(7)) == "7");
+  CHECK(io::dump_json(Json::unsigned_number(uint64_t{1} << 63)) == "9223372036854775808");
+}
+
+TEST_CASE("json: text in ASCII alone reads back the same", "[io]") {
+  const std::string text = "{\"n\xc3\xa9\":\"\xe7\x8a\xac \xf0\x9f\x90\x95\"}";  // in UTF-8
+  const std::string ascii = io::dump_json(io::parse_json(text), -1, /*is_ascii=*/true);
+  CHECK(ascii == R"({"n\u00e9":"\u72ac \ud83d\udc15"})");
+  CHECK(io::dump_json(io::parse_json(ascii)) == text);
 }
 
 TEST_CASE("json: bad text is refused with the byte", "[io]") {
@@ -54,7 +66,8 @@ TEST_CASE("json: bad text is refused with the byte", "[io]") {
   CHECK_THAT(complaint("\"\xc0\xaf\""), Contains("not valid JSON"));
   CHECK_THAT(complaint("\xef\xbb\xbf{}"), Contains("byte order mark"));
   CHECK_THAT(complaint(R"({"a":1,"b":{"a":2,"a":3}})"), Contains("the name 'a' occurs twice"));
-  CHECK_THAT(complaint("9223372036854775808"), Contains("does not fit 64 bits"));
+  CHECK_THAT(complaint("18446744073709551616"), Contains("does not fit 64 bits"));
+  CHECK_THAT(complaint("-9223372036854775809"), Contains("does not fit 64 bits"));
   CHECK_THAT(complaint("123456789012345678901234567890"), Contains("does not fit 64 bits"));
   CHECK_THAT(complaint(std::string(100000, '[')), Contains("nested deeper than 64 levels"));
   CHECK_THAT(complaint("[1,2,3]", {.max_nodes = 3}), Contains("more than 3 values"));
@@ -66,5 +79,8 @@ TEST_CASE("json: members of another kind are told", "[io]") {
   CHECK_THAT(test::error_of([&] { root.get_int("c"); }), Contains("missing 'c'"));
   CHECK_THAT(test::error_of([&] { root.get_int("b"); }),
              Contains("'b' is a string, expected an integer"));
+  const Json big = io::parse_json(R"({"a":9223372036854775808})");
+  CHECK_THAT(test::error_of([&] { big.get_int("a"); }),
+             Contains("'a' is an integer above 2^63 - 1, expected an integer"));
   CHECK_THAT(test::error_of([&] { root.get_float("b"); }), Contains("expected a fraction"));
 }

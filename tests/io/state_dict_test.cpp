@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <iostream>
 
 #include "support/support.h"
 #include "vgen/io/npy.h"
@@ -158,7 +159,7 @@ TEST_CASE("state dict: every checkpoint of ../shared/golden", "[io][golden]") {
   namespace fs = std::filesystem;
   const fs::path folder = test::project_path("../shared/golden");
   if (!fs::is_directory(folder)) {
-    WARN("skipped: there is no folder ../shared/golden beside the project");
+    std::cout << "skipped here: no folder ../shared/golden beside the project" << std::endl;
     return;
   }
   size_t count = 0;

@@ -146,6 +146,30 @@ TEST_CASE("sample token: guidance and draws in proportion", "[kernels]") {
   CHECK(sampler.sample(row_of(logits_BV, 0), {}, 1, {}, 1 - 1e-16) == 39);
 }
 
+TEST_CASE("sample token: rows at once by LibTorch, the same tokens", "[kernels]") {
+  const TokenFilter filter =
+      GENERATE(TokenFilter{}, TokenFilter{.is_greedy = true}, TokenFilter{.top_k = 7},
+               TokenFilter{.top_p = 0.6}, TokenFilter{.top_k = 900, .top_p = 0.96},
+               TokenFilter{.temperature = 0.7, .top_k = 2000, .top_p = 0.9});
+  const bool is_guided = GENERATE(false, true);
+  CAPTURE(filter.temperature, filter.top_k, filter.top_p, filter.is_greedy, is_guided);
+  torch::manual_seed(3);
+  constexpr int64_t kRows = 64, kVocab = 4096;
+  auto logits_RV = 3 * torch::randn({kRows, kVocab});
+  logits_RV.slice(1, 0, 40) = 5;  // equal ones
+  const auto null_RV = is_guided ? torch::randn({kRows, kVocab}) : torch::Tensor();
+  const auto uniform_R = torch::rand({kRows}, torch::kDouble);
+  const auto token_R = kernels::sample_tokens(logits_RV, null_RV, 2.5, filter, uniform_R);
+  TokenSampler sampler(kVocab, kernels::best_cpu_isa());
+  for (int64_t row = 0; row < kRows; ++row) {
+    const int64_t expected = sampler.sample(
+        row_of(logits_RV, row), is_guided ? row_of(null_RV, row) : std::span<const float>(), 2.5,
+        filter, uniform_R[row].item<double>());
+    CAPTURE(row);
+    CHECK(token_R[row].item<int64_t>() == expected);
+  }
+}
+
 TEST_CASE("sample token: logits that are no numbers are refused", "[kernels]") {
   for (const float bad : {NAN, INFINITY}) {
     for (const int64_t at : {3, 33}) {
@@ -154,6 +178,9 @@ TEST_CASE("sample token: logits that are no numbers are refused", "[kernels]") {
       TokenSampler sampler(37, kernels::best_cpu_isa());
       CHECK(test::error_of([&] {
               sampler.sample(row_of(logits_BV, 0), {}, 1, {}, 0.5);
+            }).find("not finite") != std::string::npos);
+      CHECK(test::error_of([&] {
+              kernels::sample_tokens(logits_BV, {}, 1, {}, torch::full({1}, 0.5, torch::kDouble));
             }).find("not finite") != std::string::npos);
     }
   }

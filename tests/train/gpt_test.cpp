@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "codes/codes_support.h"
+#include "eval/picture_support.h"
 #include "support/golden.h"
 #include "support/support.h"
 #include "support/torch_support.h"
@@ -223,7 +224,19 @@ TEST_CASE("gpt training: a run learns, validates and draws", "[train]") {
   CHECK(std::regex_search(
       log, std::regex("60/60 steps .*loss [0-9.]+ .*[1-9][0-9]* tokens/s . MFU [0-9]+ % . data "
                       "wait [0-9]+ %")));
-  CHECK(fs::is_regular_file(small.path("r/samples/step_0000060.png")));
+
+  // The preview: 3 x 2 pictures of 4 x 4 codes of 16 pixels, 2 white pixels around each.
+  const torch::Tensor grid_HW3 = test::read_picture(small.path("r/samples/step_0000060.png"));
+  REQUIRE(grid_HW3.sizes().vec() == std::vector<int64_t>{2 + 2 * 66, 2 + 3 * 66, 3});
+  std::vector<torch::Tensor> tiles;
+  for (int64_t i = 0; i < 6; ++i) {
+    INFO("tile " << i);
+    const torch::Tensor tile =
+        grid_HW3.narrow(0, 2 + i / 3 * 66, 64).narrow(1, 2 + i % 3 * 66, 64).to(torch::kFloat32);
+    CHECK(tile.std().item<double>() > 5);
+    for (const torch::Tensor& other : tiles) CHECK_FALSE(tile.equal(other));
+    tiles.push_back(tile);
+  }
 }
 
 TEST_CASE("gpt training: a resumed run goes on bit for bit", "[train]") {
@@ -316,6 +329,10 @@ TEST_CASE("gpt training: what does not fit together is refused by name", "[train
   CHECK_THAT(small.error({"preview.top_p=0"}), Contains("top-p"));
   CHECK_THAT(small.error({"model.class_dropout_prob=0"}), Contains("null class"));
   CHECK_THAT(small.error({"task=gtp"}), Contains("gpt"));
+  const std::string wider = golden("gpt_c2i/ckpt.safetensors");
+  CHECK_THAT(small.error({str_cat("init_from=", wider)}),
+             Contains(wider + ": the tensors are not those of this model: ") &&
+                 Contains("cls_embedding.embedding_table.weight is [11, 64], expected [4, 32]"));
 }
 
 }  // namespace

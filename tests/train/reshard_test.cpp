@@ -7,17 +7,21 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <map>
 #include <mutex>
 #include <optional>
 
 #include "codes/codes_support.h"
 #include "support/golden.h"
+#include "support/pictures.h"
 #include "support/ranks.h"
 #include "support/support.h"
+#include "support/torch_support.h"
 #include "vgen/core/random.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/image.h"
 #include "vgen/tensor/deferred_init.h"
+#include "vgen/tensor/device.h"
 #include "vgen/train/trainer.h"
 
 namespace vgen::train {
@@ -53,14 +57,8 @@ std::string var_config(const test::TempDir& dir, int64_t batch_size) {
 
 /// A tokenizer whose discriminator begins in the third step, as in parallel_test.cpp.
 std::string tokenizer_config(const test::TempDir& dir, int64_t batch_size) {
-  std::filesystem::create_directories(dir / "pictures/a");
   for (int64_t i = 0; i < 24; ++i) {
-    data::Image image{.width = 20, .height = 18, .rgb = data::Pixels(20 * 18 * 3)};
-    Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
-    for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
-    const auto png = data::encode_png(image);
-    test::write_file(dir / str_cat("pictures/a/", i, ".png"),
-                     {reinterpret_cast<const char*>(png.data()), png.size()});
+    test::write_picture(dir / str_cat("pictures/a/", i, ".png"), test::noise_picture(20, 18, i));
   }
   return str_cat(
       "task: tokenizer\nsteps: 100\nprecision: fp32\nthreads: 1\nglobal_batch_size: ", batch_size,
@@ -74,33 +72,39 @@ std::string tokenizer_config(const test::TempDir& dir, int64_t batch_size) {
       dir / "pictures", "}}\n");
 }
 
+using Terms = std::map<std::string, double>;  // of a step
+
 /// One rank's trainer and all that it needs.
 struct Rank {
-  Rank(const std::string& yaml, const std::string& strategy_name, GroupPtr group)
+  Rank(const std::string& yaml, const std::string& strategy_name, GroupPtr group,
+       c10::DeviceType type = c10::kCPU)
       : plan(plan_run(
             parse_yaml(str_cat(yaml, "parallel: {strategy: ", strategy_name, "}\n"), "test"))),
         strategy(dist::make_strategy(plan.run.parallel, std::move(group), torch::kFloat32, 2)) {
     static std::mutex one_at_a_time;  // LibTorch's generator is one for all threads
     const int64_t ranks = strategy->world_size();
+    const c10::Device device =
+        type == c10::kCPU ? c10::Device(type)
+                          : c10::Device(type, static_cast<c10::DeviceIndex>(strategy->rank()));
     std::optional<DeferredInit> deferred;  // as a run does
     if (strategy->is_sharded()) deferred.emplace();
     {
       const std::lock_guard lock(one_at_a_time);
       torch::manual_seed(7);
-      task = plan.make_task({.rank = strategy->rank(),
+      task = plan.make_task({.device = device,
+                             .rank = strategy->rank(),
                              .world_size = ranks,
                              .micro_batch_size = micro_batch_size(plan.run, ranks),
                              .seed = 3,
                              .group = ranks > 1 ? &strategy->group() : nullptr});
     }
-    trainer = std::make_unique<Trainer>(plan.run, *task, *strategy, torch::kCPU);
+    trainer = std::make_unique<Trainer>(plan.run, *task, *strategy, device);
   }
-  double step() { return trainer->step()[0].second.item<double>(); }
-  /// Of all terms, those of the discriminator too.
-  std::vector<double> terms() {
-    std::vector<double> values;
-    for (const auto& [name, value] : trainer->step()) values.push_back(value.item<double>());
-    return values;
+  /// A step; all its terms, those of the discriminator too.
+  Terms step() {
+    Terms terms;
+    for (const auto& [name, value] : trainer->step()) terms[name] = value.item<double>();
+    return terms;
   }
 
   RunPlan plan;
@@ -117,37 +121,48 @@ struct Part {
 };
 
 /// The terms of every step.
-std::vector<std::vector<double>> train_terms(const std::string& yaml, const std::string& run,
-                                             const std::vector<Part>& parts) {
-  std::vector<std::vector<double>> losses;
+std::vector<Terms> train_terms(const std::string& yaml, const std::string& run,
+                               const std::vector<Part>& parts, c10::DeviceType device = c10::kCPU) {
+  std::vector<Terms> losses;
   for (const Part& part : parts) {
     const bool is_first = losses.empty();
     const auto body = [&](GroupPtr group) {
-      Rank rank(yaml, part.strategy, std::move(group));
+      Rank rank(yaml, part.strategy, std::move(group), device);
       dist::Group& all = rank.strategy->group();
       if (!is_first) rank.trainer->restore(checkpoint::find_checkpoint(run, all));
       for (int64_t i = 0; i < part.steps; ++i) {
-        std::vector<double> terms = rank.terms();
+        Terms terms = rank.step();
         if (all.rank() == 0) losses.push_back(std::move(terms));
       }
       checkpoint::CheckpointStore(run + "/checkpoints", {}, &all).save(rank.trainer->snapshot());
       all.barrier();
     };
-    if (part.ranks == 1) {
+    if (part.ranks == 1 && device == c10::kCPU) {
       body(dist::Group::alone());
     } else {
-      test::run_ranks(part.ranks, body);
+      test::run_ranks(part.ranks, body, device);
     }
   }
   return losses;
 }
 
-/// The first term of every step.
+/// The loss of every step.
 std::vector<double> train(const std::string& yaml, const std::string& run,
                           const std::vector<Part>& parts) {
   std::vector<double> losses;
-  for (const auto& terms : train_terms(yaml, run, parts)) losses.push_back(terms[0]);
+  for (const auto& terms : train_terms(yaml, run, parts)) losses.push_back(terms.at("loss"));
   return losses;
+}
+
+void check_equal_terms(const std::vector<Terms>& found, const std::vector<Terms>& expected,
+                       double bound) {
+  REQUIRE(found.size() == expected.size());
+  for (size_t step = 0; step < expected.size(); ++step) {
+    for (const auto& [name, value] : expected[step]) {
+      INFO("step " << step + 1 << ": " << name);
+      CHECK(found[step].at(name) == Approx(value).epsilon(bound).margin(bound));
+    }
+  }
 }
 
 TEST_CASE("resharding: VAR, and a tokenizer with its discriminator, through every strategy",
@@ -160,14 +175,8 @@ TEST_CASE("resharding: VAR, and a tokenizer with its discriminator, through ever
   const auto found = train_terms(
       yaml, dir / "r",
       {{"fsdp", 4, 3}, {"zero1", 3, 2}, {"none", 1, 1}, {"zero1", 2, 1}, {"hsdp", 2, 1}});
-  REQUIRE(found.size() == expected.size());
-  for (size_t step = 0; step < expected.size(); ++step) {
-    REQUIRE(found[step].size() == expected[step].size());
-    for (size_t term = 0; term < expected[step].size(); ++term) {
-      INFO("step " << step + 1 << " term " << term);
-      CHECK(found[step][term] == Approx(expected[step][term]).epsilon(1e-5).margin(1e-5));
-    }
-  }
+  check_equal_terms(found, expected, 1e-5);
+  if (!is_var) CHECK(expected.back().at("disc_loss") > 0);  // it has begun
 }
 
 TEST_CASE("resharding: fsdp of 4, ddp of 1, fsdp of 3 are one run", "[train][dist]") {
@@ -181,6 +190,22 @@ TEST_CASE("resharding: fsdp of 4, ddp of 1, fsdp of 3 are one run", "[train][dis
   for (size_t step = 0; step < expected.size(); ++step) {
     INFO("step " << step + 1);
     CHECK(found[step] == Approx(expected[step]).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("resharding: on CUDA devices, through every strategy", "[train][dist][cuda]") {
+  if (test::lacks_cuda()) return;
+  test::forbid_tf32();
+  const int64_t most = std::min<int64_t>(4, num_cuda_devices());
+  for (const bool is_var : {true, false}) {
+    CAPTURE(is_var, most);
+    const test::TempDir dir;
+    const std::string yaml = is_var ? var_config(dir, 12) : config(dir, 40, 12);
+    const auto expected = train_terms(yaml, dir / "one", {{"none", 1, 8}}, c10::kCUDA);
+    const auto found = train_terms(
+        yaml, dir / "r", {{"fsdp", most, 3}, {"zero1", 1, 2}, {"ddp", most, 1}, {"hsdp", 1, 2}},
+        c10::kCUDA);
+    check_equal_terms(found, expected, 1e-4);
   }
 }
 

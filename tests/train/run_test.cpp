@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 
+#include "support/pictures.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/store.h"
@@ -27,14 +28,8 @@ namespace fs = std::filesystem;
 class SmallRun {
  public:
   SmallRun() {
-    for (int i = 0; i < 12; ++i) {
-      data::Image image{.width = 20, .height = 18, .rgb = data::Pixels(20 * 18 * 3)};
-      Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
-      for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
-      const auto png = data::encode_png(image);
-      fs::create_directories(dir_ / "images/a");
-      test::write_file(dir_ / str_cat("images/a/", static_cast<int64_t>(i), ".png"),
-                       {reinterpret_cast<const char*>(png.data()), png.size()});
+    for (int64_t i = 0; i < 12; ++i) {
+      test::write_picture(dir_ / str_cat("images/a/", i, ".png"), test::noise_picture(20, 18, i));
     }
     const std::string images = dir_ / "images";
     test::write_file(config(), str_cat("steps: 6\nglobal_batch_size: 4\nprecision: fp32\n"

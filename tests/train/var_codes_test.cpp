@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "support/pictures.h"
 #include "support/support.h"
 #include "vgen/codes/code_dataset.h"
 #include "vgen/core/strings.h"
@@ -59,11 +60,8 @@ class Fixture {
   /// Eight pictures, the numbers from `first` on, round about.
   void write_pictures(const std::string& name, int64_t first) const {
     for (int64_t i = 0; i < 8; ++i) {
-      const std::string folder = path(str_cat(name, "/c", i % 2));
-      fs::create_directories(folder);
-      const auto png = data::encode_png(picture((first + i) % 8));
-      test::write_file(str_cat(folder, "/", i, ".png"),
-                       {reinterpret_cast<const char*>(png.data()), png.size()});
+      test::write_picture(path(str_cat(name, "/c", i % 2, "/", i, ".png")),
+                          picture((first + i) % 8));
     }
   }
 

@@ -8,13 +8,16 @@
 
 #include "codes/codes_support.h"
 #include "support/golden.h"
+#include "support/pictures.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "var/golden_var.h"
+#include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/random.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/image.h"
 #include "vgen/io/json.h"
+#include "vgen/io/safetensors.h"
 #include "vgen/train/run.h"
 #include "vgen/train/trainer.h"
 #include "vgen/train/var_task.h"
@@ -297,14 +300,9 @@ class SmallRun {
   // Three classes of four; "flat_pictures" has no class folders.
   void write_pictures() const {
     for (int64_t i = 0; i < 12; ++i) {
-      data::Image image{.width = 12, .height = 10, .rgb = data::Pixels(12 * 10 * 3)};
-      Rng rng(1, Purpose::kTest, 0, static_cast<uint64_t>(i));
-      for (auto& value : image.rgb) value = static_cast<uint8_t>(rng.below(256));
-      const auto png = data::encode_png(image);
-      const std::string bytes(reinterpret_cast<const char*>(png.data()), png.size());
+      const data::Image image = test::noise_picture(12, 10, i);
       for (const auto& folder : {str_cat("pictures/c", i % 3), std::string("flat_pictures")}) {
-        fs::create_directories(dir_ / folder);
-        test::write_file(str_cat(dir_ / folder, "/", i, ".png"), bytes);
+        test::write_picture(str_cat(dir_ / folder, "/", i, ".png"), image);
       }
     }
   }
@@ -394,6 +392,26 @@ TEST_CASE("var training: init_from", "[train]") {
   const std::string weights = small.path("r/checkpoints/step_0000006/model.safetensors");
   small.train("next", {"init_from=" + weights, "optimizer.lr=0"});
   CHECK(small.weights("next") == test::read_file(weights));
+
+  VarRunConfig config = golden_config();
+  const auto error = [&](const std::string& file) {
+    VarTask task(config, {.is_training = false});
+    return error_of([&] { task.init_from(file); });
+  };
+  config.model.patch_nums = {1, 2, 4};
+  CHECK_THAT(error(golden("train_var/init.pth")),
+             Contains("init.pth: was trained with the scales [1, 2, 3, 4], but model.patch_nums of "
+                      "this run is [1, 2, 4]; give a config with the scales of the weights"));
+  // As many scales and tokens: no shape tells these apart.
+  config.model.patch_nums = {1, 2, 9, 10};
+  VarTask other(config, {.is_training = false});
+  const test::TempDir dir;
+  const std::string file = dir / "var.safetensors";
+  io::write_safetensors(file, checkpoint::as_arrays(checkpoint::named_state(other.model())));
+  other.init_from(file);
+  config.model.patch_nums = {1, 6, 7, 10};
+  CHECK_THAT(error(file), Contains("the scales [1, 2, 9, 10], but model.patch_nums of this run is "
+                                   "[1, 6, 7, 10]"));
 }
 
 TEST_CASE("var training: a tokenizer of a run keeps the scales it was trained with", "[train]") {
@@ -429,6 +447,20 @@ TEST_CASE("var training: the configs that come with vgen", "[train]") {
     CHECK(dump_config(config.model) == dump_config(expected));
     CHECK(config.images.image_size == 16 * expected.patch_nums.back());
   }
+  // The tokenizers: the published model, at its size and with the scales of the larger ones.
+  for (const auto& [side, patch_nums] : std::map<int64_t, std::vector<int64_t>>{
+           {256, {1, 2, 3, 4, 5, 6, 8, 10, 13, 16}},
+           {512, {1, 2, 3, 4, 6, 9, 13, 18, 24, 32}},
+           {1024, {1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64}}}) {
+    INFO(side);
+    const auto config = load_config<VarTokenizerRunConfig>(
+        test::project_path(str_cat("configs/var/tokenizer-", side, ".yaml")), {});
+    validate(config);
+    tokenizer::MultiScaleVqvaeConfig expected;
+    expected.patch_nums = patch_nums;
+    CHECK(dump_config(config.model) == dump_config(expected));
+    CHECK(config.data.image_size == side);
+  }
   // Those of the quickstart and their tokenizers.
   for (const std::string name : {"digits", "photos"}) {
     INFO(name);
@@ -452,9 +484,14 @@ TEST_CASE("var training: what does not fit together is refused by name", "[train
              Contains("[1, 2, 4]") && Contains("model.patch_nums is [1, 2, 3, 4]"));
   CHECK_THAT(small.error({"data.train=" + small.path("flat")}),
              Contains("one scale alone") && Contains("model.patch_nums is [1, 2, 3, 4]"));
-  CHECK_THAT(small.error({"model.codebook_size=32"}), Contains("32") && Contains("64"));
-  CHECK_THAT(small.error({"model.z_channels=8"}), Contains("8") && Contains("16"));
-  CHECK_THAT(small.error({"model.num_classes=2"}), Contains("classes"));
+  CHECK_THAT(small.error({"model.codebook_size=32"}),
+             Contains("model: has a vocabulary of 32, but the codebook of ") &&
+                 Contains("vae.pth has 64 entries; use the tokenizer"));
+  CHECK_THAT(small.error({"model.z_channels=8"}),
+             Contains("model: reads codes of 8 channels, but those of ") &&
+                 Contains("vae.pth have 16; use the tokenizer"));
+  CHECK_THAT(small.error({"model.num_classes=2"}),
+             Contains("the codes have 3 classes, but the config asks for 2"));
   CHECK_THAT(small.error({"data.train=/no/such/codes"}), Contains("/no/such/codes"));
   CHECK_THAT(small.error({"data.train=", "data.val="}), Contains("data.train and images.train"));
   CHECK_THAT(small.error({"images.train.path=/x"}), Contains("give one of the two"));

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 
+#include "support/pictures.h"
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/checkpoint/named_tensors.h"
@@ -48,14 +49,11 @@ class SmallRun {
 
   /// That many pictures of its own in a folder; as tensors (count, 3, 16, 16), in their order.
   torch::Tensor write_images(const std::string& folder, int64_t count) const {
-    fs::create_directories(dir_ / folder + "/a");
     std::vector<torch::Tensor> pictures;
     for (int64_t i = 0; i < count; ++i) {
       const auto x = static_cast<double>(3 + i % 11);
       const data::Image image = disc(x, 15 - x);
-      const auto png = data::encode_png(image);
-      test::write_file(str_cat(dir_ / folder, "/a/", 100 + i, ".png"),
-                       {reinterpret_cast<const char*>(png.data()), png.size()});
+      test::write_picture(str_cat(dir_ / folder, "/a/", 100 + i, ".png"), image);
       pictures.push_back(data::to_tensor(image));
     }
     return torch::stack(pictures);
@@ -320,6 +318,24 @@ TEST_CASE("var tokenizer: begins with weights of another schedule", "[train]") {
     REQUIRE(other != nullptr);
     CHECK(torch::equal(checkpoint::as_tensor(item.array), checkpoint::as_tensor(*other)));
   }
+}
+
+TEST_CASE("var tokenizer: its weights tell their scales, wherever they lie", "[train]") {
+  const SmallRun small;
+  small.train("r", {"steps=1"});
+  const std::string folder = small.path("r/checkpoints/step_0000001/");
+  for (const std::string name : {"model", "ema"}) {
+    INFO(name);
+    const std::string alone = small.path(name + ".safetensors");
+    fs::copy_file(folder + name + ".safetensors", alone);
+    CHECK(infer::load_tokenizer(alone).model->patch_nums() == std::vector<int64_t>{1, 2, 4, 8});
+    CHECK_THAT(error_of([&] {
+                 infer::load_tokenizer(alone, {.patch_nums = {1, 3, 5, 8}});
+               }),
+               Contains("[1, 2, 4, 8]") && Contains("[1, 3, 5, 8]"));
+  }
+  CHECK(io::load_state_dict(folder + "discriminator.safetensors").metadata ==
+        io::Metadata{{"format", "pt"}});
 }
 
 TEST_CASE("var tokenizer: what cannot be trained is refused before anything is written",

@@ -43,7 +43,7 @@ bool is_run_folder(const std::string& path) {
 
 RunFolder::RunFolder(std::string path, bool may_exist) : path_(std::move(path)) {
   require(!path_.empty(), ErrorCode::kInvalidArgument,
-          "no run folder is given; set run_dir in the config, or pass --run-dir");
+          "no run folder is given; name one with --run-dir");
   make_folder(path_);
   has_run_ = is_run_folder(path_);
   require(has_run_ || !holds_anything(path_), ErrorCode::kInvalidArgument, path_,

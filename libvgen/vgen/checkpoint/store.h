@@ -4,7 +4,7 @@
 //   model.safetensors        weights and buffers under their official names
 //   ema.safetensors          the same names, averaged weights (only with EMA)
 //   discriminator.safetensors, optimizer.safetensors, ...   what the task adds
-//   state.json               step, data position, schedule, scaler, seeds
+//   state.json               step, data position, loss scalers, what is being summed for metrics
 //   index.json               size and CRC-32C of each file above; written last
 //
 // Where ranks hold parts of tensors each writes its own, and model.safetensors becomes

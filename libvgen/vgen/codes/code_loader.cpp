@@ -8,12 +8,12 @@
 #include <deque>
 #include <exception>
 #include <mutex>
-#include <thread>
 #include <unordered_set>
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/core/random.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/sampler.h"
 
 namespace vgen::codes {
@@ -43,16 +43,9 @@ class Reader {
   Reader(const Plan& plan, const CodeDataset& dataset, const data::Sampler& sampler,
          std::unordered_set<std::string>& reported, LoaderPosition start)
       : plan_(plan), dataset_(dataset), sampler_(sampler), reported_(reported), position_(start) {
-    thread_ = std::thread([this] { run(); });
+    threads_.start("reading", 1, [this] { run(); });
   }
-  ~Reader() {
-    {
-      const std::lock_guard lock(mutex_);
-      is_stopping_ = true;
-    }
-    taken_.notify_all();
-    thread_.join();
-  }
+  ~Reader() = default;
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -71,6 +64,14 @@ class Reader {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_stopping_ = true;
+    }
+    taken_.notify_all();
+  }
+
   void run() {
     try {
       do {
@@ -205,7 +206,7 @@ class Reader {
   bool is_stopping_ = false;
   bool has_ended_ = false;
   std::exception_ptr failure_;
-  std::thread thread_;
+  Threads threads_{[this] { stop(); }};  // last: it uses all of the above
 };
 
 /// The sets that `crops` names; all of them when it is empty.

@@ -8,6 +8,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/detail/pipeline.h"
 #include "vgen/data/image.h"
 #include "vgen/data/resample.h"
@@ -44,8 +45,7 @@ class ImageCache {
 };
 
 void check_configs(const DataConfig& config, const LoaderOptions& options) {
-  require(config.workers >= 1, ErrorCode::kInvalidArgument, "data.workers is ", config.workers,
-          ": expected at least 1 decoding thread");
+  check_worker_count("data.workers", config.workers);
   require(config.prefetch_batches >= 1, ErrorCode::kInvalidArgument, "data.prefetch_batches is ",
           config.prefetch_batches, ": expected at least 1");
   require(config.image_size >= 1, ErrorCode::kInvalidArgument, "data.image_size is ",

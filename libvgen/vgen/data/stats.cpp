@@ -5,6 +5,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/detail/in_order.h"
 #include "vgen/data/image.h"
 #include "vgen/io/json.h"
@@ -158,8 +159,7 @@ io::Json channels_json(const std::array<double, 3>& values) {
 }  // namespace
 
 StatsReport collect_stats(const StatsConfig& config) {
-  require(config.workers >= 1, ErrorCode::kInvalidArgument, "workers is ", config.workers,
-          ": expected at least 1");
+  check_worker_count("workers", config.workers);
   const Dataset dataset = Dataset::open(config.dataset);
   StatsReport report{.path = config.dataset.path, .images = dataset.size()};
   for (const std::string& name : dataset.classes()) report.classes.emplace_back(name, 0);

@@ -10,6 +10,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/detail/in_order.h"
 #include "vgen/data/detail/new_folder.h"
 #include "vgen/data/detail/scene.h"
@@ -79,8 +80,7 @@ void check_config(const SynthConfig& c) {
           "shard-size is ", c.shard_size, ": expected 1 to ", kMaxShardSize);
   require(c.quality >= 1 && c.quality <= 100, ErrorCode::kInvalidArgument, "quality is ", c.quality,
           ": expected 1 to 100");
-  require(c.workers >= 1, ErrorCode::kInvalidArgument, "workers is ", c.workers,
-          ": expected at least 1 thread");
+  check_worker_count("workers", c.workers);
   require(!fs::exists(c.out), ErrorCode::kInvalidArgument, c.out,
           ": exists already; choose another name or remove it");
 }

@@ -5,6 +5,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/detail/in_order.h"
 #include "vgen/io/json.h"
 
@@ -34,8 +35,7 @@ Finding examine(const Dataset& dataset, int64_t index, const VerifyConfig& confi
 }  // namespace
 
 VerifyReport verify(const VerifyConfig& config) {
-  require(config.workers >= 1, ErrorCode::kInvalidArgument, "workers is ", config.workers,
-          ": expected at least 1");
+  check_worker_count("workers", config.workers);
   const auto begin = std::chrono::steady_clock::now();
   const Dataset dataset = Dataset::open(config.dataset);
   VerifyReport report{.path = config.dataset.path,

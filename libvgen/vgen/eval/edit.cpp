@@ -102,7 +102,8 @@ at::Tensor Edit::mask_of_file(const data::Image& image) const {
   const data::Image mask = read_image(config_.mask);
   require(mask.width == image.width && mask.height == image.height, ErrorCode::kInvalidArgument,
           config_.mask, ": a mask of ", mask.width, " x ", mask.height, " pixels, but ",
-          config_.image, " has ", image.width, " x ", image.height);
+          config_.image, " has ", image.width, " x ", image.height,
+          "; give a mask of the image's size");
   const at::Tensor bright_3SS = data::to_tensor(data::center_crop(mask, session_.image_size()));
   return (bright_3SS.mean(0) > 0).to(at::kFloat);
 }
@@ -161,7 +162,7 @@ void Edit::check() const {
                 "use the task complete");
   require(config_.label >= -1 && config_.label < session_.num_classes(),
           ErrorCode::kInvalidArgument, "class ", config_.label, ": expected 0 to ",
-          session_.num_classes() - 1);
+          session_.num_classes() - 1, is_complete ? "" : ", or -1 for none");
   require(!is_complete || config_.label >= 0, ErrorCode::kInvalidArgument,
           "the task complete needs a class: --class-id");
 }
@@ -191,9 +192,7 @@ void Edit::write(const std::vector<at::Tensor>& drawings) {
     io::Json parameters = describe();
     parameters.set("index", io::Json::number(static_cast<int64_t>(i)));
     const at::Tensor pixels = to_uint8(drawings[i].unsqueeze(0))[0];
-    folder_.write(
-        picture_name(static_cast<int64_t>(i)),
-        encode_png(pixels, {{"Software", "vgen"}, {"parameters", io::dump_json(parameters)}}));
+    folder_.write(picture_name(static_cast<int64_t>(i)), encode_drawn_png(pixels, parameters));
     shown.push_back(pixels);
   }
   const auto columns = std::min<int64_t>(static_cast<int64_t>(shown.size()), 6);
@@ -214,10 +213,13 @@ SampleResult Edit::run() {
   const std::string part = config_.task == "complete" ? str_cat("keep-rows ", config_.kept_rows)
                            : config_.mask.empty()     ? "the box"
                                                       : config_.mask;
+  const std::string code =
+      str_cat("at the size of a code, ", session_.tokenizer().downsample(), " pixels");
   require(kept_share_ < 1, ErrorCode::kInvalidArgument, part, ": nothing is to be drawn anew; ",
-          config_.mask.empty() ? str_cat("the part is empty at the size of a code, ",
-                                         session_.tokenizer().downsample(), " pixels")
-                               : "the mask is dark all over the middle square of the image");
+          !config_.mask.empty() ? "the mask is dark all over the middle square of the image"
+          : config_.task == "outpaint"
+              ? str_cat(code, ", it covers the whole image, which stays; give a smaller one")
+              : str_cat("the part is empty ", code));
   require(kept_share_ > 0, ErrorCode::kInvalidArgument, part,
           ": nothing of the image stays; use vgen sample to draw whole images");
   plan_.label = config_.label < 0 ? session_.num_classes() : config_.label;

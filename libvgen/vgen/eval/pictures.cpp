@@ -28,4 +28,9 @@ std::vector<std::byte> encode_png(const at::Tensor& image_HW3,
   return data::encode_png(image, texts);
 }
 
+std::vector<std::byte> encode_drawn_png(const at::Tensor& image_HW3, const io::Json& parameters) {
+  const std::string text = io::dump_json(parameters, /*indent=*/-1, /*is_ascii=*/true);
+  return encode_png(image_HW3, {{"Software", "vgen"}, {"parameters", text}});
+}
+
 }  // namespace vgen::eval

@@ -62,7 +62,9 @@ void check_config(const ReconstructConfig& config) {
   at_least("grid", config.grid_pairs, 0);
   std::error_code error;
   for (const std::string& input : config.inputs) {
-    require(fs::exists(input, error), ErrorCode::kNotFound, input,
+    const bool is_there = fs::exists(input, error);
+    require(!error, ErrorCode::kUnavailable, input, ": cannot be read: ", error.message());
+    require(is_there, ErrorCode::kNotFound, input,
             ": no such file or folder; expected images, a folder or a tar of images");
     require(config.out.empty() || !fs::equivalent(input, config.out, error),
             ErrorCode::kInvalidArgument, config.out,

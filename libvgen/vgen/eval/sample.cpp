@@ -12,6 +12,7 @@
 #include "vgen/infer/class_names.h"
 #include "vgen/io/npy.h"
 #include "vgen/io/result_folder.h"
+#include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
 
 namespace vgen::eval {
@@ -62,6 +63,10 @@ class ImageSampling {
 void ImageSampling::prepare() {
   session_ = std::make_unique<SampleSession>(config_.model);
   settings_ = session_->settings();
+  settings_.set("image_size", io::Json::number(session_->image_size()));
+  const c10::DeviceType device = parse_device(config_.model.device).type();
+  settings_.set("device", io::Json::string(c10::DeviceTypeName(device, /*lower_case=*/true)));
+  settings_.set("batch_size", io::Json::number(session_->batch_size()));
   const int64_t num_classes = session_->num_classes();
   names_ = config_.class_names.empty() ? infer::default_class_names(num_classes)
                                        : infer::read_class_names(config_.class_names, num_classes);
@@ -102,9 +107,7 @@ void ImageSampling::draw_batch(int64_t first, int64_t size) {
   for (int64_t b = 0; b < size; ++b) {
     io::Json parameters = describe(first + b);
     for (const auto& [name, value] : settings_.members) parameters.set(name, value);
-    folder_.write(picture_name(first + b),
-                  encode_png(pixels_BHW3[b],
-                             {{"Software", "vgen"}, {"parameters", io::dump_json(parameters)}}));
+    folder_.write(picture_name(first + b), encode_drawn_png(pixels_BHW3[b], parameters));
     if (static_cast<int64_t>(grid_.size()) < kMaxGridImages) grid_.push_back(pixels_BHW3[b]);
     if (config_.show_scales) write_scales(first + b, b, batch.scales_B3HW);
   }
@@ -130,7 +133,6 @@ void ImageSampling::write_summary(const SampleResult& result) {
   io::Json json = io::Json::object();
   json.set("settings", settings_);
   json.set("engine", io::Json::string(session_->description()));
-  json.set("image_size", io::Json::number(session_->image_size()));
   json.set("tokens_per_second",
            io::Json::number(static_cast<double>(result.tokens) / result.generate_seconds));
   json.set("load_seconds", io::Json::number(result.load_seconds));
@@ -182,7 +184,7 @@ io::Json settings_json(const SampleConfig& config) {
   json.set("tokenizer_weights", io::Json::string(config.decoder.weights));
   json.set("tokenizer_config", io::Json::string(config.decoder.config));
   json.set("tokenizer_precision", io::Json::string(config.decoder.precision));
-  json.set("seed", io::Json::number(static_cast<int64_t>(settings.seed)));
+  json.set("seed", io::Json::unsigned_number(settings.seed));
   json.set("cfg_scale", given(settings.cfg_scale));
   json.set("cfg_interval", io::Json::number(settings.cfg_interval));
   json.set("temperature", io::Json::number(settings.temperature));

@@ -68,7 +68,7 @@ struct SampleResult {
 /// seed, on i and on the settings, not on what else is drawn with it. Into `out`
 /// (io/result_folder.h):
 ///
-///   000000.png ...   each with its parameters as a PNG text chunk, JSON
+///   000000.png ...   each with its parameters as a PNG text chunk, JSON in ASCII
 ///   grid.png         all of them (at most 400), one row per class
 ///   codes.npy        int64 (images, h, w); of VAR (images, L), the scales one after another
 ///   000000_scales.png ...  with show_scales: the image after each scale, coarse to fine

@@ -113,7 +113,8 @@ class GptDrawer : public SampleSession::Drawer {
     require(model.model_type == "c2i", ErrorCode::kInvalidArgument, gpt.source,
             ": a text-conditional model; expected one of classes");
     require(tokenizer_.patch_nums().empty(), ErrorCode::kInvalidArgument, tokenizer.source,
-            ": a tokenizer of several scales, but ", gpt.source, " draws one");
+            ": a tokenizer of several scales, but ", gpt.source,
+            " draws one; use the tokenizer that the GPT was trained with");
     require(model.vocab_size == tokenizer_.codebook_size(), ErrorCode::kInvalidArgument, gpt.source,
             ": has a vocabulary of ", model.vocab_size, ", but the codebook of ", tokenizer.source,
             " has ", tokenizer_.codebook_size(),
@@ -177,7 +178,8 @@ class VarDrawer : public SampleSession::Drawer {
       : settings_(var_settings(config.settings)) {
     const auto* scales = dynamic_cast<const infer::MultiScaleTokenizer*>(tokenizer.model.get());
     require(scales != nullptr, ErrorCode::kInvalidArgument, tokenizer.source,
-            ": a tokenizer of one scale, but ", loaded.source, " draws several");
+            ": a tokenizer of one scale, but ", loaded.source,
+            " draws several; use the tokenizer that the transformer was trained with");
     tokenizer_ = scales;
     const var::VarConfig model = loaded.weights.config;
     infer::check_fits(model, loaded.source, *scales, tokenizer.source);

@@ -5,16 +5,15 @@ namespace vgen::extract::detail {
 CropStream::CropStream(std::vector<int64_t> images, int64_t workers, MakeCrops make)
     : images_(std::move(images)), make_(std::move(make)) {
   slots_.resize(static_cast<size_t>(2 * workers + 2));
-  for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  threads_.start("decoding", workers, [this] { work(); });
 }
 
-CropStream::~CropStream() {
+void CropStream::stop() {
   {
     const std::lock_guard lock(mutex_);
     is_stopping_ = true;
   }
   free_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
 }
 
 void CropStream::work() {

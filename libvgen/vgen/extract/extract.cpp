@@ -11,6 +11,7 @@
 #include "vgen/codes/official_layout.h"
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/image.h"
 #include "vgen/data/transforms.h"
 #include "vgen/extract/crops.h"
@@ -47,7 +48,7 @@ void check_config(const ExtractConfig& config) {
   at_least("limit", config.limit, 0);
   at_least("batch size", config.batch_size, 1);
   at_least("shard size", config.shard_size, 1);
-  at_least("workers", config.workers, 1);
+  check_worker_count("workers", config.workers);
   at_least("verify", config.verify, 0);
   std::error_code error;
   require(!fs::equivalent(config.input.path, config.out, error), ErrorCode::kInvalidArgument,

@@ -53,6 +53,13 @@ void fit_ffn(gpt::GptConfig& config, int64_t width) {
   config.ffn_dim_multiplier = (static_cast<double>(width) + 0.5) / base;
 }
 
+// quirk: the last row is the null class only where labels were dropped, which no shape tells.
+void fit_classes(gpt::GptConfig& config, int64_t rows, const io::StateDict& state) {
+  const bool has_null = argument(state, "num_classes") != rows;
+  config.num_classes = has_null ? rows - 1 : rows;
+  if (!has_null) config.class_dropout_prob = 0;
+}
+
 }  // namespace
 
 GptSize infer_gpt_size(const io::StateDict& state) {
@@ -66,7 +73,7 @@ gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head) {
   config.n_layer = count_layers(state);
   fit_ffn(config, matrix(state, "layers.0.feed_forward.w1.weight").first);
   if (state.find("cls_embedding.embedding_table.weight") != nullptr) {
-    config.num_classes = matrix(state, "cls_embedding.embedding_table.weight").first - 1;
+    fit_classes(config, matrix(state, "cls_embedding.embedding_table.weight").first, state);
   } else {
     config.model_type = "t2i";
     std::tie(config.cls_token_num, config.caption_dim) =

@@ -49,8 +49,11 @@ LoadedGpt load_gpt(const FoundWeights& found, const GptOptions& options = {});
 /// The config read off the weights. Widths, layers, vocabulary and classes follow from the shapes.
 /// Two numbers are in no shape: the heads, taken from the published size with these layers and
 /// width, and the image tokens, taken from the training arguments in a .pt file (image_size,
-/// downsample_size), else 256. Throws Error(kInvalidArgument) for weights of
-/// something else, and where the heads stay unknown: --n-head is to say.
+/// downsample_size), else 256. Nor does a shape tell whether the last row of the class table is the
+/// null class, as it is unless class_dropout_prob was 0: it is taken for that, except where the
+/// training arguments have as many classes (num_classes) as there are rows. Throws
+/// Error(kInvalidArgument) for weights of something else, and where the heads stay unknown:
+/// --n-head is to say.
 gpt::GptConfig infer_gpt_config(const io::StateDict& state, int64_t n_head = 0);
 
 /// Layers and width, for which nobody needs to know the heads. Throws as infer_gpt_config.

@@ -160,6 +160,22 @@ void drop_foreign_usage(const tokenizer::MultiScaleVqvaeConfig& config, bool is_
   std::erase_if(state.tensors, [](const io::NamedArray& item) { return item.name == kUsage; });
 }
 
+// A file that tells its scales serves no others.
+void check_scales(const std::vector<int64_t>& patch_nums, const Source& source,
+                  const io::StateDict& state) {
+  const std::vector<int64_t> own = recorded_scales(state);
+  if (own.empty()) return;
+  const char* given = source.is_of_run ? "model.patch_nums in config.yaml of its run is "
+                      : source.yaml    ? "model.patch_nums of the given config is "
+                                       : "the transformer that it is to serve has ";
+  const char* remedy = source.is_of_run ? "put back the config that it was trained with"
+                       : source.yaml    ? "give the scales of the weights, or no config"
+                                        : "name the tokenizer that the transformer learned from";
+  require(patch_nums == own, ErrorCode::kInvalidArgument, state.source,
+          ": was trained with the scales ", format_shape(own), ", but ", given,
+          format_shape(patch_nums), "; ", remedy);
+}
+
 std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::StateDict state,
                                                   const TokenizerOptions& options,
                                                   c10::ScalarType precision, c10::Device device) {
@@ -168,6 +184,7 @@ std::unique_ptr<ImageTokenizer> build_multi_scale(const Source& source, io::Stat
   using Config = tokenizer::MultiScaleVqvaeConfig;
   const auto config = source.yaml ? read_model_section<Config>(*source.yaml)
                                   : infer_multi_scale_config(state, options.patch_nums);
+  check_scales(config.patch_nums, source, state);
   drop_foreign_usage(config, source.is_of_run, state);
   return std::make_unique<MultiScaleTokenizer>(
       build<tokenizer::MultiScaleVqvae>(config, state, kUsage, precision, device), device);

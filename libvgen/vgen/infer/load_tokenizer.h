@@ -56,7 +56,8 @@ struct TokenizerOptions {
   /// the weights.
   std::string config = "";
   /// Sides of the scales of VAR's tokenizer, where neither a run nor `config` tells them but the
-  /// transformer that it serves.
+  /// transformer that it serves. Weights that tell their own (multi_scale_config.h) serve no
+  /// others.
   std::vector<int64_t> patch_nums = {};
   std::string device = "auto";     ///< as parse_device
   std::string precision = "fp32";  ///< as parse_precision: what encoder and decoder compute in
@@ -75,7 +76,8 @@ struct LoadedTokenizer {
 /// buffers may be there or not (`quantize.codebook_used`; `quantize.ema_vocab_hit_SV`: of another
 /// number of scales it is passed over with a warning, but refused beside the config of its run).
 /// The weights may lie in the mapped file. Throws Error: kNotFound (no such file, no such weights
-/// in it), kInvalidArgument (another architecture: what differs), kDataCorrupt, kUnavailable.
+/// in it), kInvalidArgument (another architecture: what differs; other scales than the file tells),
+/// kDataCorrupt, kUnavailable.
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 }  // namespace vgen::infer

@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 using var::VarConfig;
 
+constexpr const char* kWhat = "a VAR transformer";
 constexpr const char* kFirstBlock = "blocks.0.attn.mat_qkv.weight";
 constexpr int64_t kMaxDepth = 4096;
 
@@ -99,7 +100,7 @@ VarConfig run_config(const std::string& path) {
 }  // namespace
 
 VarConfig infer_var_config(const io::StateDict& state) {
-  const detail::Shapes shapes(state, "a VAR transformer");
+  const detail::Shapes shapes(state, kWhat);
   VarConfig config;
   config.depth = shapes.count("blocks.", ".attn.mat_qkv.weight", kMaxDepth);
   const std::vector<int64_t>& positions = shapes.at("pos_1LC", 3);
@@ -126,6 +127,17 @@ VarConfig infer_var_config(const io::StateDict& state) {
   return config;
 }
 
+void check_scales(const VarConfig& config, const std::string& name, const io::StateDict& state) {
+  const io::Array* level = state.find("lvl_1L");
+  if (level == nullptr || level->dtype != io::Dtype::kInt64) return;
+  const int64_t num_scales = detail::Shapes(state, kWhat).at("lvl_embed.weight", 2)[0];
+  const std::vector<int64_t> own = read_scales(state, num_scales, level->num_elements());
+  require(own == config.patch_nums, ErrorCode::kInvalidArgument, state.source,
+          ": was trained with the scales ", format_shape(own), ", but model.patch_nums of ", name,
+          " is ", format_shape(config.patch_nums),
+          "; give a config with the scales of the weights");
+}
+
 VarWeights var_weights(const VarConfig& config, const io::StateDict& state) {
   config.validate();
   return {collect_weights(expected_tensors(config), state, "this VAR transformer"), config};
@@ -145,9 +157,11 @@ LoadedVar load_var(const std::string& path, const VarOptions& options) {
 }
 
 LoadedVar load_var(const FoundWeights& found, const VarOptions& options) {
-  const VarConfig config = !options.config.empty()     ? named_config(options.config)
-                           : !found.run_config.empty() ? run_config(found.run_config)
-                                                       : infer_var_config(found.state);
+  const std::string& name = options.config.empty() ? found.run_config : options.config;
+  const VarConfig config = !options.config.empty() ? named_config(name)
+                           : !name.empty()         ? run_config(name)
+                                                   : infer_var_config(found.state);
+  if (!name.empty()) check_scales(config, name, found.state);
   return {.weights = var_weights(config, found.state),
           .source = found.state.source,
           .weights_key = found.name,

@@ -46,8 +46,8 @@ struct LoadedVar {
 bool is_var(const io::StateDict& state);
 
 /// `path`: as find_weights. Nothing is copied: the tensors lie in the mapped file. Throws Error:
-/// kNotFound, kInvalidArgument (another architecture: which dimensions differ), kDataCorrupt,
-/// kUnavailable.
+/// kNotFound, kInvalidArgument (another architecture: which dimensions differ; other scales than
+/// the weights tell), kDataCorrupt, kUnavailable.
 LoadedVar load_var(const std::string& path, const VarOptions& options = {});
 /// The same of weights that were found already.
 LoadedVar load_var(const FoundWeights& found, const VarOptions& options = {});
@@ -56,5 +56,11 @@ LoadedVar load_var(const FoundWeights& found, const VarOptions& options = {});
 /// scales come from the buffer lvl_1L. Throws Error(kInvalidArgument) for weights of something
 /// else.
 var::VarConfig infer_var_config(const io::StateDict& state);
+
+/// Throws Error(kInvalidArgument), naming both, where the weights tell by lvl_1L that they were
+/// trained with other scales than `config` has. Without that buffer nothing tells. `name`: where
+/// the config comes from.
+void check_scales(const var::VarConfig& config, const std::string& name,
+                  const io::StateDict& state);
 
 }  // namespace vgen::infer

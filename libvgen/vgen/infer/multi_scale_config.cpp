@@ -4,12 +4,13 @@
 
 #include "vgen/core/error.h"
 #include "vgen/infer/detail/shapes.h"
+#include "vgen/io/json.h"
 
 namespace vgen::infer {
 
 namespace {
 
-constexpr int64_t kMaxLevels = 8, kMaxResBlocks = 1024, kMaxScales = 1024;
+constexpr int64_t kMaxLevels = 8, kMaxResBlocks = 1024, kMaxScales = 1024, kMaxSide = 1024;
 constexpr const char* kHits = "quantize.ema_vocab_hit_SV";
 
 std::vector<int64_t> published_scales(const io::StateDict& state, int64_t count) {
@@ -32,6 +33,27 @@ bool is_multi_scale(const io::StateDict& state) {
          state.find("encoder.down.0.block.0.conv1.weight") != nullptr;
 }
 
+std::vector<int64_t> recorded_scales(const io::StateDict& state) {
+  const auto found = state.metadata.find(kPatchNumsKey);
+  if (found == state.metadata.end()) return {};
+  std::vector<int64_t> sides;
+  try {
+    const io::Json list = io::parse_json(found->second);
+    bool is_valid = list.kind == io::Json::Kind::kArray && !list.items.empty();
+    for (const io::Json& side : list.items) {
+      is_valid = is_valid && side.kind == io::Json::Kind::kInt && side.integer >= 1 &&
+                 side.integer <= kMaxSide;
+      sides.push_back(side.integer);
+    }
+    require(is_valid, ErrorCode::kDataCorrupt, "'", printable(found->second),
+            "', expected a list of integers from 1 to ", kMaxSide);
+  } catch (Error& error) {
+    error.add_context(str_cat(state.source, ": metadata '", kPatchNumsKey, "'"));
+    throw;
+  }
+  return sides;
+}
+
 tokenizer::MultiScaleVqvaeConfig infer_multi_scale_config(const io::StateDict& state,
                                                           const std::vector<int64_t>& patch_nums) {
   const detail::Shapes shapes(state, "VAR's tokenizer");
@@ -50,8 +72,10 @@ tokenizer::MultiScaleVqvaeConfig infer_multi_scale_config(const io::StateDict& s
   config.quant_conv_kernel = shapes.at("quant_conv.weight", 4)[3];
   config.codebook_size = shapes.rows("quantize.embedding.weight", {config.z_channels});
   config.share_quant_resi = shared_phi(shapes);
-  config.patch_nums =
-      patch_nums.empty() ? published_scales(state, shapes.at(kHits, 2)[0]) : patch_nums;
+  config.patch_nums = patch_nums.empty() ? recorded_scales(state) : patch_nums;
+  if (config.patch_nums.empty()) {
+    config.patch_nums = published_scales(state, shapes.at(kHits, 2)[0]);
+  }
   try {
     tokenizer::validate(config);
   } catch (Error& error) {

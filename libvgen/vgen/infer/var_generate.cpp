@@ -12,6 +12,8 @@ namespace vgen::infer {
 
 namespace {
 
+constexpr const char* kUseItsOwn = "use the tokenizer that the transformer was trained with";
+
 // One batch, scale by scale.
 class Drawing {
  public:
@@ -40,7 +42,17 @@ class Drawing {
   double share(int64_t scale) const {
     return config_.num_scales() == 1 ? 0 : static_cast<double>(scale) / (config_.num_scales() - 1);
   }
+  /// As a factor: (1 + t) c - t n = n + (1 + t)(c - n).
+  double guidance_of(int64_t scale) const { return 1 + settings_.cfg_scale * share(scale); }
+  /// What decides the code of a row of a scale: the same in every batch.
+  double uniform_of(int64_t scale, int64_t row) const {
+    const int64_t first = config_.scale_begin(scale), tokens = config_.scale_end(scale) - first;
+    return Rng(settings_.seed, Purpose::kSampling, static_cast<uint64_t>(first + row % tokens),
+               requests_[row / tokens].image)
+        .uniform();
+  }
   at::Tensor choose(int64_t scale, const at::Tensor& logits_SPV);
+  at::Tensor choose_on_device(int64_t scale, const at::Tensor& logits_SPV);
   void mix(int64_t scale, int64_t row, std::span<const float> filtered_V,
            std::span<float> part_V) const;
   void keep_given(int64_t scale, at::Tensor& vectors_BPZ);
@@ -94,10 +106,12 @@ void Drawing::mix(int64_t scale, int64_t row, std::span<const float> filtered_V,
 at::Tensor Drawing::choose(int64_t scale, const at::Tensor& logits_SPV) {
   const int64_t first = config_.scale_begin(scale), tokens = config_.scale_end(scale) - first;
   const int64_t rows = size_ * tokens, vocab = config_.codebook_size;
+  if (!logits_SPV.device().is_cpu() && !settings_.more_smooth) {
+    return choose_on_device(scale, logits_SPV);
+  }
   const at::Tensor logits = logits_SPV.cpu().contiguous();
   const float* logit = logits.const_data_ptr<float>();
-  // (1 + t) c - t n = n + (1 + t)(c - n)
-  const double guidance = 1 + settings_.cfg_scale * share(scale);
+  const double guidance = guidance_of(scale);
   const bool is_guided = settings_.is_guided() && guidance > 1;
   at::Tensor mixture_RV;
   if (settings_.more_smooth) mixture_RV = at::empty({rows, vocab}, at::kFloat);
@@ -108,11 +122,9 @@ at::Tensor Drawing::choose(int64_t scale, const at::Tensor& logits_SPV) {
       return std::span(logit + row * vocab, static_cast<size_t>(vocab));
     };
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t b = row / tokens, index = first + row % tokens;
-      Rng rng(settings_.seed, Purpose::kSampling, static_cast<uint64_t>(index), requests_[b].image);
-      codes[b * config_.num_tokens() + index] =
+      codes[row / tokens * config_.num_tokens() + first + row % tokens] =
           sampler.sample(row_of(row), is_guided ? row_of(rows + row) : std::span<const float>(),
-                         guidance, settings_.filter, rng.uniform());
+                         guidance, settings_.filter, uniform_of(scale, row));
       if (settings_.more_smooth) {
         float* parts = mixture_RV.mutable_data_ptr<float>() + row * vocab;
         mix(scale, row, sampler.filtered(), std::span(parts, static_cast<size_t>(vocab)));
@@ -126,6 +138,24 @@ at::Tensor Drawing::choose(int64_t scale, const at::Tensor& logits_SPV) {
         .view({size_, tokens, config_.z_channels});
   }
   return quantizer.lookup(code_BL_.slice(1, first, first + tokens).to(tokenizer_.device()));
+}
+
+// The same where the logits are.
+at::Tensor Drawing::choose_on_device(int64_t scale, const at::Tensor& logits_SPV) {
+  const int64_t first = config_.scale_begin(scale), tokens = config_.scale_end(scale) - first;
+  const int64_t rows = size_ * tokens;
+  const at::Tensor logits = logits_SPV.reshape({-1, config_.codebook_size});
+  const at::Tensor uniform_R = at::empty({rows}, at::kDouble);
+  auto* uniform = uniform_R.mutable_data_ptr<double>();
+  for (int64_t row = 0; row < rows; ++row) uniform[row] = uniform_of(scale, row);
+  const double guidance = guidance_of(scale);
+  const at::Tensor null_RV =
+      settings_.is_guided() && guidance > 1 ? logits.slice(0, rows) : at::Tensor();
+  const at::Tensor code_BP = kernels::sample_tokens(logits.slice(0, 0, rows), null_RV, guidance,
+                                                    settings_.filter, uniform_R)
+                                 .view({size_, tokens});
+  code_BL_.slice(1, first, first + tokens).copy_(code_BP);
+  return tokenizer_.quantizer().lookup(code_BP.to(tokenizer_.device()));
 }
 
 // Given codes in the place of drawn ones.
@@ -207,10 +237,11 @@ void check_fits(const var::VarConfig& config, const std::string& source,
           format_scales(scales), "; a transformer draws codes of the tokenizer's scales");
   require(config.codebook_size == tokenizer.codebook_size(), ErrorCode::kInvalidArgument, source,
           ": has a vocabulary of ", config.codebook_size, ", but the codebook of ",
-          tokenizer_source, " has ", tokenizer.codebook_size(), " entries");
+          tokenizer_source, " has ", tokenizer.codebook_size(), " entries; ", kUseItsOwn);
   const int64_t channels = tokenizer.quantizer().config().z_channels;
   require(config.z_channels == channels, ErrorCode::kInvalidArgument, source, ": reads codes of ",
-          config.z_channels, " channels, but those of ", tokenizer_source, " have ", channels);
+          config.z_channels, " channels, but those of ", tokenizer_source, " have ", channels,
+          "; ", kUseItsOwn);
 }
 
 void mixture_parts(std::span<const float> filtered_V, std::span<const double> noise_V, double ratio,

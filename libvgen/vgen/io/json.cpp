@@ -1,7 +1,6 @@
 #include "vgen/io/json.h"
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
@@ -21,9 +20,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool value) override { return place(Json::boolean(value)) != nullptr; }
   bool number_integer(int64_t value) override { return place(Json::number(value)) != nullptr; }
   bool number_unsigned(uint64_t value) override {
-    require(value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()),
-            ErrorCode::kDataCorrupt, "JSON: integer ", value, " does not fit 64 bits");
-    return place(Json::number(static_cast<int64_t>(value))) != nullptr;
+    return place(Json::unsigned_number(value)) != nullptr;
   }
   bool number_float(double value, const std::string& text) override {
     // Integers beyond 64 bits arrive here too: silently rounding them would lie.
@@ -93,11 +90,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
 // A scalar as nlohmann writes it: escapes, shortest numbers. Text that is not UTF-8 is shown with
 // replacement characters, not thrown about.
-std::string dump_scalar(const nlohmann::json& value) {
-  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string dump_scalar(const nlohmann::json& value, bool is_ascii = false) {
+  return value.dump(-1, ' ', is_ascii, nlohmann::json::error_handler_t::replace);
 }
 
-void append_json(const Json& value, int indent, int level, std::string& out) {
+void append_json(const Json& value, int indent, bool is_ascii, int level, std::string& out) {
   const bool is_object = value.kind == Json::Kind::kObject;
   if (!is_object && value.kind != Json::Kind::kArray) {
     switch (value.kind) {
@@ -107,11 +104,14 @@ void append_json(const Json& value, int indent, int level, std::string& out) {
       case Json::Kind::kInt:
         out += std::to_string(value.integer);
         return;
+      case Json::Kind::kUnsigned:
+        out += std::to_string(static_cast<uint64_t>(value.integer));
+        return;
       case Json::Kind::kFloat:
         out += dump_scalar(value.real);
         return;
       case Json::Kind::kString:
-        out += dump_scalar(value.text);
+        out += dump_scalar(value.text, is_ascii);
         return;
       default:
         out += "null";
@@ -133,10 +133,11 @@ void append_json(const Json& value, int indent, int level, std::string& out) {
     if (i > 0) out += is_flat && indent >= 0 ? ", " : ",";
     new_line(level + 1);
     if (is_object) {
-      out += dump_scalar(value.members[i].first);
+      out += dump_scalar(value.members[i].first, is_ascii);
       out += indent < 0 ? ":" : ": ";
     }
-    append_json(is_object ? value.members[i].second : value.items[i], indent, level + 1, out);
+    append_json(is_object ? value.members[i].second : value.items[i], indent, is_ascii, level + 1,
+                out);
   }
   new_line(level);
   out.push_back(is_object ? '}' : ']');
@@ -188,6 +189,8 @@ std::string_view json_kind_name(Json::Kind kind) {
       return "a boolean";
     case Json::Kind::kInt:
       return "an integer";
+    case Json::Kind::kUnsigned:
+      return "an integer above 2^63 - 1";
     case Json::Kind::kFloat:
       return "a fraction";
     case Json::Kind::kString:
@@ -209,9 +212,9 @@ Json parse_json(std::string_view text, const JsonLimits& limits) {
   return builder.take();
 }
 
-std::string dump_json(const Json& value, int indent) {
+std::string dump_json(const Json& value, int indent, bool is_ascii) {
   std::string out;
-  append_json(value, indent, 0, out);
+  append_json(value, indent, is_ascii, 0, out);
   return out;
 }
 

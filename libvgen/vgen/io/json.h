@@ -11,9 +11,9 @@ namespace vgen::io {
 
 /// A JSON value. Integers keep all 64 bits; object members keep their order.
 struct Json {
-  enum class Kind { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
+  enum class Kind { kNull, kBool, kInt, kUnsigned, kFloat, kString, kArray, kObject };
   Kind kind = Kind::kNull;
-  int64_t integer = 0;    ///< kInt; kBool: 0 or 1
+  int64_t integer = 0;    ///< kInt; kBool: 0 or 1; kUnsigned, above 2^63 - 1: its bits
   double real = 0;        ///< kFloat
   std::string text = {};  ///< kString, UTF-8
   std::vector<Json> items = {};
@@ -22,6 +22,10 @@ struct Json {
   static Json null() { return {}; }
   static Json boolean(bool value) { return {.kind = Kind::kBool, .integer = value ? 1 : 0}; }
   static Json number(int64_t value) { return {.kind = Kind::kInt, .integer = value}; }
+  static Json unsigned_number(uint64_t value) {
+    return {.kind = value >> 63 == 0 ? Kind::kInt : Kind::kUnsigned,
+            .integer = static_cast<int64_t>(value)};
+  }
   static Json number(double value) { return {.kind = Kind::kFloat, .real = value}; }
   static Json string(std::string_view value) {
     return {.kind = Kind::kString, .text = std::string(value)};
@@ -56,12 +60,12 @@ struct JsonLimits {
 };
 
 /// One whole document: RFC 8259, UTF-8, no comments, nothing after it. Refused with
-/// Error(kDataCorrupt): duplicate names in an object, integers beyond 64 bits (signed), more than
-/// the limits. The messages give the byte; the caller adds the file.
+/// Error(kDataCorrupt): duplicate names in an object, integers beyond 64 bits, more than the
+/// limits. The messages give the byte; the caller adds the file.
 Json parse_json(std::string_view text, const JsonLimits& limits = {});
 
 /// The value as text. indent < 0: one line without spaces; else arrays of scalars stay on a line.
-/// Non-finite numbers become null.
-std::string dump_json(const Json& value, int indent = -1);
+/// Non-finite numbers become null. is_ascii: other characters are escaped, as for Latin-1 readers.
+std::string dump_json(const Json& value, int indent = -1, bool is_ascii = false);
 
 }  // namespace vgen::io

@@ -1,5 +1,7 @@
 #include "vgen/kernels/sample_token.h"
 
+#include <ATen/Functions.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -15,7 +17,15 @@ namespace {
 constexpr int64_t kBuckets = 4096;
 constexpr float kBucketsPerUnit = 64;  // the rest, 64 units below the largest, shares bucket 0
 constexpr float kRemoved = -std::numeric_limits<float>::infinity();
-constexpr int64_t kRun = 128;  // probabilities that are summed before one is compared
+
+void require_finite(bool is_finite) {
+  require(is_finite, ErrorCode::kDataCorrupt,
+          "the model's logits are not finite numbers: the checkpoint is damaged, or it needs "
+          "another precision");
+}
+
+// Above 0, as both forms of sampling take it.
+double divisor(const TokenFilter& filter) { return std::max(filter.temperature, 1e-5); }
 }  // namespace
 
 TokenSampler::TokenSampler(int64_t vocab_size, CpuIsa isa)
@@ -93,13 +103,10 @@ int64_t TokenSampler::draw(double uniform) const {
 int64_t TokenSampler::sample(std::span<const float> conditional_V, std::span<const float> null_V,
                              double cfg_scale, const TokenFilter& filter, double uniform) {
   const auto size = static_cast<int64_t>(logits_.size());
-  const double temperature = std::max(filter.temperature, 1e-5);
   const float maximum = kernels_->guide(
       conditional_V.data(), null_V.empty() ? nullptr : null_V.data(), logits_.data(), size,
-      static_cast<float>(cfg_scale), static_cast<float>(1 / temperature));
-  require(std::isfinite(maximum), ErrorCode::kDataCorrupt,
-          "the model's logits are not finite numbers: the checkpoint is damaged, or it needs "
-          "another precision");
+      static_cast<float>(cfg_scale), static_cast<float>(1 / divisor(filter)));
+  require_finite(std::isfinite(maximum));
   if (filter.is_greedy) {
     return std::max_element(logits_.begin(), logits_.end()) - logits_.begin();
   }
@@ -121,6 +128,35 @@ int64_t TokenSampler::sample(std::span<const float> conditional_V, std::span<con
     }
   }
   return draw(uniform);
+}
+
+at::Tensor sample_tokens(const at::Tensor& conditional_RV, const at::Tensor& null_RV,
+                         double cfg_scale, const TokenFilter& filter, const at::Tensor& uniform_R) {
+  at::Tensor logits_RV =
+      null_RV.defined() ? null_RV + (conditional_RV - null_RV) * cfg_scale : conditional_RV;
+  logits_RV = logits_RV / divisor(filter);
+  const auto largest_R1 = logits_RV.amax(1, /*keepdim=*/true);
+  require_finite(largest_R1.isfinite().all().item<bool>());
+  if (filter.is_greedy) return logits_RV.argmax(1);
+  const auto keep_from = [&](const at::Tensor& threshold_R1) {
+    logits_RV.masked_fill_(logits_RV < threshold_R1, kRemoved);
+  };
+  if (filter.top_k > 0 && filter.top_k < logits_RV.size(1)) {
+    const auto first_RK = std::get<0>(logits_RV.topk(filter.top_k, 1));
+    keep_from(first_RK.amin(1, /*keepdim=*/true));
+  }
+  if (filter.top_p < 1) {
+    const auto sorted_RV = std::get<0>(logits_RV.sort(1, /*descending=*/true));
+    const auto weight_RV = sorted_RV.softmax(1, at::kDouble);
+    const auto before_RV = weight_RV.cumsum(1) - weight_RV;
+    keep_from(
+        sorted_RV.masked_fill(before_RV > filter.top_p, std::numeric_limits<float>::infinity())
+            .amin(1, /*keepdim=*/true));
+  }
+  const auto sum_RV = (logits_RV - largest_R1).exp().cumsum(1, at::kDouble);
+  const auto target_R1 =
+      sum_RV.slice(1, -1) * uniform_R.to(sum_RV.device(), /*non_blocking=*/true).unsqueeze(1);
+  return (sum_RV <= target_R1).sum(1);
 }
 
 }  // namespace vgen::kernels

@@ -1,6 +1,8 @@
 #pragma once
 // From logits to a token: guidance, temperature, top-k, top-p, one draw (LlamaGen's generate.py:
-// top_k_top_p_filtering, sample). V vocabulary.
+// top_k_top_p_filtering, sample). V vocabulary, R rows.
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <span>
@@ -45,5 +47,11 @@ class TokenSampler {
   std::vector<int64_t> counts_;
   std::vector<double> sums_;
 };
+
+/// What TokenSampler draws, for R rows at once by LibTorch's operators on their device: logits
+/// float32 (R, V), null_RV undefined for no guidance, uniform_R float64 on the CPU. Returns int64
+/// (R) on the device of the logits. Throws as TokenSampler::sample.
+at::Tensor sample_tokens(const at::Tensor& conditional_RV, const at::Tensor& null_RV,
+                         double cfg_scale, const TokenFilter& filter, const at::Tensor& uniform_R);
 
 }  // namespace vgen::kernels

@@ -19,4 +19,10 @@ Autocast::~Autocast() {
   at::autocast::set_autocast_dtype(type_, old_dtype_);
 }
 
+c10::ScalarType autocast_dtype(c10::Device device, c10::ScalarType otherwise) {
+  const auto type = device.type();
+  return at::autocast::is_autocast_enabled(type) ? at::autocast::get_autocast_dtype(type)
+                                                 : otherwise;
+}
+
 }  // namespace vgen

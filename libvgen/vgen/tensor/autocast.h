@@ -23,4 +23,7 @@ class Autocast {
   c10::ScalarType old_dtype_;
 };
 
+/// What autocast computes matrix products on that device in; `otherwise` where it is off.
+c10::ScalarType autocast_dtype(c10::Device device, c10::ScalarType otherwise);
+
 }  // namespace vgen

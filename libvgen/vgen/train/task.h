@@ -90,6 +90,8 @@ class Task {
 
   /// The model that is kept: model.safetensors, and what EMA averages.
   virtual torch::nn::Module& model() = 0;
+  /// What the files of the model and of its averages say besides their tensors.
+  virtual io::Metadata metadata() const { return {}; }
   /// Modules that are checkpointed besides, by the name of their file: "discriminator".
   virtual std::vector<std::pair<std::string, torch::nn::Module*>> companions() { return {}; }
   virtual std::vector<Phase> phases() = 0;

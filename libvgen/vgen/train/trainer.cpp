@@ -209,8 +209,10 @@ checkpoint::Snapshot Trainer::snapshot() const {
   checkpoint::Snapshot snapshot;
   snapshot.step = step_;
   const io::Metadata metadata{{"format", "pt"}};
-  snapshot.files.push_back({kModelFile, state_of(task_.model()), metadata});
-  if (ema_) snapshot.files.push_back({kEmaFile, averaged_state(), metadata});
+  io::Metadata of_model = task_.metadata();
+  of_model.insert(metadata.begin(), metadata.end());
+  snapshot.files.push_back({kModelFile, state_of(task_.model()), of_model});
+  if (ema_) snapshot.files.push_back({kEmaFile, averaged_state(), of_model});
   for (const auto& [name, module] : task_.companions()) {
     snapshot.files.push_back({name + ".safetensors", state_of(*module), metadata});
   }

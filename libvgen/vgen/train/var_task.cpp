@@ -5,6 +5,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
+#include "vgen/infer/load_var.h"
 #include "vgen/infer/var_generate.h"
 #include "vgen/nn/cross_entropy.h"
 #include "vgen/tensor/autocast.h"
@@ -271,7 +272,9 @@ std::optional<torch::Tensor> VarTask::preview() {
 }
 
 void VarTask::init_from(const std::string& path) {
-  checkpoint::load_into(*var_, io::load_state_dict(path));
+  const io::StateDict state = io::load_state_dict(path);
+  infer::check_scales(config_.model, "this run", state);
+  checkpoint::load_into(*var_, state);
   log_info("began with the weights of ", path);
 }
 

@@ -5,6 +5,7 @@
 #include "vgen/checkpoint/named_tensors.h"
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
+#include "vgen/infer/multi_scale_config.h"
 
 namespace vgen::train {
 
@@ -197,6 +198,10 @@ void validate(const VarTokenizerRunConfig& config) {
 VarTokenizerTask::VarTokenizerTask(const VarTokenizerRunConfig& config, const TaskContext& context)
     : TokenizerTask(config, make_multi_scale_model(config, context.seed), context),
       patch_nums_(config.model.patch_nums) {}
+
+io::Metadata VarTokenizerTask::metadata() const {
+  return {{infer::kPatchNumsKey, format_shape(patch_nums_)}};
+}
 
 std::string VarTokenizerTask::headline_text(const Metrics& means) const {
   std::map<std::string, double> mean(means.begin(), means.end());

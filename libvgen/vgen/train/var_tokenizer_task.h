@@ -42,6 +42,8 @@ class VarTokenizerTask : public TokenizerTask {
  public:
   VarTokenizerTask(const VarTokenizerRunConfig& config, const TaskContext& context);
 
+  /// The sides of the scales, which no tensor tells: "patch_nums" is "[1, 2, 4]".
+  io::Metadata metadata() const override;
   std::vector<std::string> headline() const override { return {"gen_loss", "rec_loss"}; }
   /// The headline, then one field each for usage_pP, dead_codes and error_pP, coarse to fine:
   /// "gen_loss 0.0125 | rec_loss 0.0027 | usage 5.9 16 89 % | dead 17 | error 81 35 7.2 %".

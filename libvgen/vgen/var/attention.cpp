@@ -6,12 +6,11 @@
 #include <limits>
 
 #include "vgen/nn/narrow.h"
+#include "vgen/nn/unit_heads.h"
 
 namespace vgen::var {
 
 namespace {
-
-namespace F = torch::nn::functional;
 
 const double kInitialScale = std::log(4.0);
 const double kMaxScale = std::log(100.0);
@@ -30,11 +29,6 @@ torch::Tensor group_mask(const VarConfig& config, int64_t first_scale, int64_t l
         .fill_(-std::numeric_limits<double>::infinity());
   }
   return padded_QM.to(options).slice(1, 0, end).unsqueeze(0).unsqueeze(0);
-}
-
-// To unit length over the last axis, in float32.
-torch::Tensor unit(const torch::Tensor& x) {
-  return F::normalize(x.to(torch::kFloat32), F::NormalizeFuncOptions().dim(-1).eps(1e-12));
 }
 
 }  // namespace
@@ -77,24 +71,31 @@ AttentionImpl::AttentionImpl(const VarConfig& config, c10::Device device)
 torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BLC,
                                      const std::vector<QueryGroup>& groups) {
   const auto bias = torch::cat({q_bias_, zero_k_bias_, v_bias_});
-  const auto heads = nn::linear(x_BLC, mat_qkv_->weight, bias)
-                         .unflatten(-1, {3, n_head_, -1})
-                         .permute({2, 0, 3, 1, 4})
-                         .unbind();  // each (B, H, L, D)
-  auto query = heads[0], key = heads[1];
-  const torch::Tensor& value = heads[2];
+  const auto qkv_BL3HD = nn::linear(x_BLC, mat_qkv_->weight, bias).unflatten(-1, {3, n_head_, -1});
+  nn::Heads heads;
   if (use_l2_norm_) {
-    query = (unit(query) * scale_mul_1H11_.clamp_max(kMaxScale).exp()).to(value.scalar_type());
-    key = unit(key).to(value.scalar_type());
+    heads = nn::unit_heads(qkv_BL3HD, scale_mul_1H11_.flatten().clamp_max(kMaxScale).exp());
+  } else {
+    const auto parts = qkv_BL3HD.unbind(2);
+    heads = {parts[0], parts[1], parts[2]};
   }
-  std::vector<torch::Tensor> mixed;
-  for (const QueryGroup& group : groups) {
-    const auto mixed_BHQD = nn::attention(query.slice(2, group.begin, group.end),
-                                          key.slice(2, 0, group.end), value.slice(2, 0, group.end),
-                                          {.mask = group.mask_11QM,
-                                           .dropout_p = is_training() ? attn_dropout_p_ : 0.0,
-                                           .scale = softmax_scale_});
-    mixed.push_back(mixed_BHQD.transpose(1, 2));
+  // The last group first: it sees all keys, and each group before it a part of those. Slices of
+  // slices have gradients no longer than themselves.
+  std::vector<torch::Tensor> mixed(groups.size());
+  for (size_t i = groups.size(); i-- > 0;) {
+    const QueryGroup& group = groups[i];
+    for (torch::Tensor* tensor : {&heads.query_BLHD, &heads.key_BLHD, &heads.value_BLHD}) {
+      if (tensor->size(1) > group.end) *tensor = tensor->slice(1, 0, group.end);
+    }
+    const auto query_BQHD =
+        i == 0 ? heads.query_BLHD : heads.query_BLHD.slice(1, group.begin, group.end);
+    const auto mixed_BHQD =
+        nn::attention(query_BQHD.transpose(1, 2), heads.key_BLHD.transpose(1, 2),
+                      heads.value_BLHD.transpose(1, 2),
+                      {.mask = group.mask_11QM,
+                       .dropout_p = is_training() ? attn_dropout_p_ : 0.0,
+                       .scale = softmax_scale_});
+    mixed[i] = mixed_BHQD.transpose(1, 2);
   }
   const auto out_BLC = proj_(torch::cat(mixed, 1).flatten(2));
   return torch::dropout(out_BLC, dropout_p_, is_training());

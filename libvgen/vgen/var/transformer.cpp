@@ -1,11 +1,12 @@
 #include "vgen/var/transformer.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <cmath>
 #include <limits>
 
+#include "vgen/nn/adaln.h"
+#include "vgen/nn/gelu.h"
 #include "vgen/nn/skip_init.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/tensor/block.h"
@@ -15,27 +16,17 @@ namespace vgen::var {
 
 namespace {
 
-// Stochastic depth per sample (arXiv:1603.09382): kept samples are scaled by 1 / (1 - p).
-torch::Tensor drop_path(const torch::Tensor& x_BLC, double p, bool is_training) {
-  if (p == 0 || !is_training) return x_BLC;
-  const auto keep = torch::empty({x_BLC.size(0), 1, 1}, x_BLC.options()).bernoulli_(1 - p);
-  return p < 1 ? x_BLC * keep / (1 - p) : x_BLC * keep;
+// Stochastic depth per sample (arXiv:1603.09382): gates of kept samples are scaled by 1 / (1 - p).
+torch::Tensor drop_path(const torch::Tensor& gate_B1C, double p, bool is_training) {
+  if (p == 0 || !is_training) return gate_B1C;
+  const auto options = gate_B1C.options().dtype(torch::kFloat32);
+  const auto keep_B11 = torch::empty({gate_B1C.size(0), 1, 1}, options).bernoulli_(1 - p);
+  return gate_B1C * (p < 1 ? keep_B11 / (1 - p) : keep_B11).to(gate_B1C.scalar_type());
 }
 
-// The norm without weights of its own, scaled and shifted per sample.
-torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& scale_B1C,
-                             const torch::Tensor& shift_B1C, double eps) {
-  return torch::layer_norm(x_BLC, {x_BLC.size(2)}, {}, {}, eps) * (1 + scale_B1C) + shift_B1C;
-}
-
-// What autocast computes matrix products in.
-c10::ScalarType compute_dtype(c10::Device device) {
-  const auto type = device.type();
-  return at::autocast::is_autocast_enabled(type) ? at::autocast::get_autocast_dtype(type)
-                                                 : c10::kFloat;
-}
-
-// Normal, cut at +-2: at the published widths that is 60 standard deviations and more.
+// Normal, clamped to +-2, where trunc_normal_ of the official code never draws what lies beyond. At
+// the published widths that is 60 standard deviations and more, so none does; with an init_std near
+// 1 values would pile up at the ends.
 void draw_normal(const torch::Tensor& weight, double std) {
   draw_weight(weight, [std](const torch::Tensor& values, const auto& random) {
     values.normal_(0, std, random).clamp_(-2, 2);
@@ -58,7 +49,7 @@ FeedForwardImpl::FeedForwardImpl(const VarConfig& config, c10::Device device)
 }
 
 torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BLC) {
-  return torch::dropout(fc2_(at::gelu(fc1_(x_BLC), "tanh")), dropout_p_, is_training());
+  return torch::dropout(fc2_(nn::gelu(fc1_(x_BLC))), dropout_p_, is_training());
 }
 
 BlockImpl::BlockImpl(const VarConfig& config, double drop_path_p, c10::Device device)
@@ -76,16 +67,13 @@ torch::Tensor BlockImpl::forward(const torch::Tensor& x_BLC, const torch::Tensor
                                  const std::vector<QueryGroup>& groups) {
   // Gates, scales and shifts, of attention and FFN each; (B, 1, C).
   const auto parts = (ada_lin_ ? ada_lin_(cond) : ada_gss_ + cond).unbind(2);
-  // ada_gss is float32 where the rest is narrow: what a branch adds is rounded once, behind the
-  // gate.
-  const auto gated = [&](const torch::Tensor& branch_BLC, const torch::Tensor& gate_B1C) {
-    const auto out_BLC = (branch_BLC * gate_B1C).to(x_BLC.scalar_type());
-    return drop_path(out_BLC, drop_path_p_, is_training());
+  const auto gate_of = [&](int64_t branch) {
+    return drop_path(parts[static_cast<size_t>(branch)], drop_path_p_, is_training());
   };
-  const auto attended = attn_(modulated_norm(x_BLC, parts[2], parts[4], norm_eps_), groups);
-  const auto hidden_BLC = x_BLC + gated(attended, parts[0]);
-  const auto fed = ffn_(modulated_norm(hidden_BLC, parts[3], parts[5], norm_eps_));
-  return hidden_BLC + gated(fed, parts[1]);
+  const auto attended_BLC = attn_(nn::modulated_norm(x_BLC, parts[2], parts[4], norm_eps_), groups);
+  const auto hidden_BLC = nn::gated_sum(x_BLC, attended_BLC, gate_of(0));
+  const auto fed_BLC = ffn_(nn::modulated_norm(hidden_BLC, parts[3], parts[5], norm_eps_));
+  return nn::gated_sum(hidden_BLC, fed_BLC, gate_of(1));
 }
 
 HeadNormImpl::HeadNormImpl(const VarConfig& config, c10::Device device)
@@ -95,7 +83,7 @@ HeadNormImpl::HeadNormImpl(const VarConfig& config, c10::Device device)
 
 torch::Tensor HeadNormImpl::forward(const torch::Tensor& x_BLC, const torch::Tensor& cond_BC) {
   const auto parts = ada_lin_(cond_BC).unbind(2);
-  return modulated_norm(x_BLC, parts[0], parts[1], norm_eps_);
+  return nn::modulated_norm(x_BLC, parts[0], parts[1], norm_eps_);
 }
 
 VarTransformerImpl::VarTransformerImpl(const VarConfig& config, c10::Device device)
@@ -214,7 +202,7 @@ torch::Tensor VarTransformerImpl::forward(const torch::Tensor& label_B,
     x_BLC = embed(class_BC, teacher_BMZ, length);
   }
   // quirk: in mixed precision the sums over the branches are narrow too, not only the products.
-  const c10::ScalarType dtype = compute_dtype(x_BLC.device());
+  const c10::ScalarType dtype = autocast_dtype(x_BLC.device(), torch::kFloat32);
   x_BLC = x_BLC.to(dtype);
   const auto cond = (shared_ada_lin_ ? shared_ada_lin_(class_BC) : class_BC).to(dtype);
   const std::vector<QueryGroup> query_groups = groups(last, x_BLC.options());

@@ -3,18 +3,19 @@
 
 #include <condition_variable>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
+
+#include "vgen/core/threads.h"
 
 namespace vgen::data::detail {
 
 /// Calls make(i) for i in [0, count) in `workers` threads, and consume(i, result) in the calling
 /// thread, in the order of i. At most a few results a worker wait at any time. What make throws is
 /// thrown here when its turn comes; then, as when consume throws, the threads are stopped first.
+/// Throws Error kUnavailable when the system refuses a thread.
 template <class Make, class Consume>
 void for_each_in_order(int64_t count, int64_t workers, const Make& make, const Consume& consume) {
   using Result = decltype(make(int64_t{}));
@@ -52,20 +53,14 @@ void for_each_in_order(int64_t count, int64_t workers, const Make& make, const C
       slot_done.notify_one();
     }
   };
-  std::vector<std::jthread> threads;
-  struct Stop {  // before the threads are joined, also when consume throws
-    std::function<void()> run;
-    ~Stop() { run(); }
-  };
-  const Stop stop{[&] {
+  Threads threads([&] {  // last: also when consume throws, they end before what they use
     {
       const std::lock_guard lock(mutex);
       is_stopping = true;
     }
     slot_free.notify_all();
-    threads.clear();
-  }};
-  for (int64_t w = 0; w < workers; ++w) threads.emplace_back(work);
+  });
+  threads.start("worker", workers, work);
   for (int64_t i = 0; i < count; ++i) {
     std::unique_lock lock(mutex);
     slot_done.wait(lock, [&] { return slot_of(i).result || slot_of(i).error; });

@@ -27,11 +27,11 @@ std::optional<StreamItem> SampleStream::next() {
 Pipeline::Pipeline(const PipelineConfig& config, SampleStream stream, PipelineCalls calls)
     : config_(config), calls_(std::move(calls)), stream_(std::move(stream)) {
   slots_.resize(static_cast<size_t>(std::max(config.batch_size, 2 * config.workers)));
-  for (int64_t i = 0; i < config.workers; ++i) threads_.emplace_back([this] { work(); });
-  threads_.emplace_back([this] { run_assembler(); });
+  threads_.start("decoding", config.workers, [this] { work(); });
+  threads_.start("batching", 1, [this] { run_assembler(); });
 }
 
-Pipeline::~Pipeline() {
+void Pipeline::stop() {
   {
     const std::lock_guard lock(mutex_);
     is_stopping_ = true;
@@ -39,7 +39,6 @@ Pipeline::~Pipeline() {
   for (auto* condition : {&slot_free_, &slot_done_, &batch_ready_, &batch_taken_}) {
     condition->notify_all();
   }
-  for (std::thread& thread : threads_) thread.join();
 }
 
 void Pipeline::work() {

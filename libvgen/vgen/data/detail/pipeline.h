@@ -16,10 +16,10 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "vgen/core/error.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/image.h"
 #include "vgen/data/loader.h"
 #include "vgen/data/sampler.h"
@@ -78,10 +78,10 @@ struct ReadyBatch {
 
 class Pipeline {
  public:
-  /// Starts the threads.
+  /// Starts the threads. Throws Error kUnavailable when the system refuses one.
   Pipeline(const PipelineConfig& config, SampleStream stream, PipelineCalls calls);
   /// Stops and joins them; samples in work are finished and thrown away.
-  ~Pipeline();
+  ~Pipeline() = default;
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
 
@@ -109,6 +109,7 @@ class Pipeline {
     LoaderPosition next;
   };
 
+  void stop();
   void work();
   void assemble();
   void run_assembler();
@@ -133,7 +134,7 @@ class Pipeline {
   std::deque<ReadyBatch> ready_;
   bool has_ended_ = false;
   std::exception_ptr failure_;
-  std::vector<std::thread> threads_;
+  Threads threads_{[this] { stop(); }};  // last: they use all of the above
 };
 
 }  // namespace vgen::data::detail

@@ -7,10 +7,10 @@
 #include <functional>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "vgen/core/error.h"
+#include "vgen/core/threads.h"
 #include "vgen/data/image.h"
 
 namespace vgen::extract::detail {
@@ -27,9 +27,10 @@ using MakeCrops = std::function<std::vector<data::Image>(int64_t image)>;
 class CropStream {
  public:
   /// Starts `workers` threads over `images`; at most 2 * workers + 2 are ready or in work.
+  /// Throws Error kUnavailable when the system refuses a thread.
   CropStream(std::vector<int64_t> images, int64_t workers, MakeCrops make);
   /// Stops and joins; images in work are finished and thrown away.
-  ~CropStream();
+  ~CropStream() = default;
   CropStream(const CropStream&) = delete;
   CropStream& operator=(const CropStream&) = delete;
 
@@ -42,6 +43,7 @@ class CropStream {
     std::exception_ptr failure;
     bool is_done = false;
   };
+  void stop();
   void work();
 
   std::vector<int64_t> images_;
@@ -52,7 +54,7 @@ class CropStream {
   size_t taken_ = 0;         // images that threads took
   size_t given_ = 0;         // images that next() gave
   bool is_stopping_ = false;
-  std::vector<std::thread> threads_;
+  Threads threads_{[this] { stop(); }};  // last: they use all of the above
 };
 
 }  // namespace vgen::extract::detail

@@ -42,6 +42,43 @@ struct SoftmaxRow {
   int64_t best = 0;   ///< the first column that has the maximum; 0 if none has
 };
 
+/// Rows of samples, `sample_rows` each; factors are (samples, columns).
+struct ModulatedNormArgs {
+  int64_t columns = 0, sample_rows = 1;
+  float eps = 0;
+  Elements x, y;
+  const float *scale = nullptr, *shift = nullptr;
+  float *mean = nullptr, *rstd = nullptr;  ///< (rows)
+};
+struct ModulatedNormGradientArgs {
+  int64_t columns = 0, sample_rows = 1;
+  Elements x, dy, dx;  ///< dx has the type of x
+  const float *scale = nullptr, *mean = nullptr, *rstd = nullptr;
+};
+struct GatedSumArgs {
+  int64_t columns = 0, sample_rows = 1;
+  Elements x, branch, out;  ///< out has the type of x
+  const float* gate = nullptr;
+};
+struct GatedSumGradientArgs {
+  int64_t columns = 0, sample_rows = 1;
+  Elements branch, dy, dbranch;  ///< dbranch has the type of the branch
+  const float* gate = nullptr;
+};
+
+/// Of one type: (rows, 3, heads, head_dim) and thrice (rows, heads, head_dim).
+struct UnitHeadsArgs {
+  int64_t heads = 0, head_dim = 0;
+  Elements qkv, query, key, value;
+  const float* scale = nullptr;  ///< (heads), of queries
+  float* rnorm = nullptr;        ///< (rows, 2, heads): 1 / length of queries and keys
+};
+struct UnitHeadsGradientArgs {
+  int64_t heads = 0, head_dim = 0;
+  Elements qkv, dquery, dkey, dvalue, dqkv;
+  const float *scale = nullptr, *rnorm = nullptr;
+};
+
 struct RowKernels {
   CpuIsa isa;
 
@@ -63,6 +100,27 @@ struct RowKernels {
   /// out = scale exp(x - log_sum) - offset, of the type of the row.
   void (*softmax_gradient)(Elements row, Elements out, int64_t columns, float log_sum, float scale,
                            float offset);
+
+  /// y = norm(x) (1 + scale) + shift of rows [begin, end). Writes mean and rstd.
+  void (*modulated_norm)(const ModulatedNormArgs& args, int64_t begin, int64_t end);
+  /// dx of rows [begin, end) of one sample; the others (columns) become the sums over them.
+  void (*modulated_norm_gradient)(const ModulatedNormGradientArgs& args, int64_t begin, int64_t end,
+                                  float* scale_gradient, float* shift_gradient);
+  /// out = x + gate branch of rows [begin, end).
+  void (*gated_sum)(const GatedSumArgs& args, int64_t begin, int64_t end);
+  /// dbranch of rows [begin, end) of one sample; the other (columns) becomes the sum over them.
+  void (*gated_sum_gradient)(const GatedSumGradientArgs& args, int64_t begin, int64_t end,
+                             float* gate_gradient);
+
+  /// Queries scale q / |q|, keys k / |k|, values of rows [begin, end). Writes rnorm.
+  void (*unit_heads)(const UnitHeadsArgs& args, int64_t begin, int64_t end);
+  /// dqkv of rows [begin, end); scale_gradient (heads) becomes the sum over them.
+  void (*unit_heads_gradient)(const UnitHeadsGradientArgs& args, int64_t begin, int64_t end,
+                              float* scale_gradient);
+
+  /// By its tanh formula, elements [begin, end), all of one type.
+  void (*gelu)(Elements x, Elements out, int64_t begin, int64_t end);
+  void (*gelu_gradient)(Elements x, Elements dy, Elements dx, int64_t begin, int64_t end);
 };
 
 /// The best table that is not above `isa` and that this processor runs.
