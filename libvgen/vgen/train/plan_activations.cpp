@@ -140,12 +140,17 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   const int64_t dim = config.width(), ffn = config.ffn_dim(), vocab = config.codebook_size;
   const int64_t tokens = setup.batch * config.num_tokens();
   const int64_t e = setup.compute_bytes;
-  // On CUDA autocast makes layer norms float32, of a copy of their input.
-  const int64_t n = setup.is_cpu ? e : kFloatBytes;
-  const int64_t modulated_norm = n * dim + n * dim + e * dim + 8;  // input, normed, modulated, sums
+  // Input, modulated and sums, which is all on the CPU. On CUDA the normed ones, too, and autocast
+  // makes layer norms float32, of a copy of their input.
+  const auto norm = [&](int64_t input) {
+    return input * dim + (setup.is_cpu ? 0 : kFloatBytes * dim) + e * dim + 8;
+  };
+  const int64_t modulated_norm = norm(setup.is_cpu ? e : kFloatBytes);
   const int64_t qkv = 3 * e * dim;
   int64_t heads = qkv;
-  if (config.attn_l2_norm) {
+  if (config.attn_l2_norm && setup.is_cpu) {
+    heads += 3 * e * dim + 2 * kFloatBytes * config.heads();  // what is given on, and lengths
+  } else if (config.attn_l2_norm) {
     // Float32 copies of queries and keys, the unit queries before their scale, what is given on.
     heads += setup.is_mixed() ? (3 * kFloatBytes + 2 * e) * dim : 3 * kFloatBytes * dim;
     heads += 4 * kFloatBytes * config.heads();
@@ -164,8 +169,7 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   if (setup.is_casting_blocks()) block.kept += e * block_weights;
   result.blocks.assign(static_cast<size_t>(config.depth), block);
 
-  const int64_t head = 2 * kFloatBytes * dim + e * dim + 8 +  // input, normed, modulated, sums
-                       kFloatBytes * (vocab + 1);             // logits, and their sums
+  const int64_t head = norm(kFloatBytes) + kFloatBytes * (vocab + 1);  // logits, and their sums
   const int64_t head_weights =
       vocab * dim + 2 * dim * dim + (config.shared_adaln ? 6 * dim * dim : 0);
   result.before = tokens * kFloatBytes * config.z_channels;
