@@ -225,6 +225,32 @@ TEST_CASE("vqgan: bf16 stays near fp32", "[tokenizer]") {
   CHECK(relative_error(decoded_B3HW, golden_tensor("vq16/decoded.npy")) < 0.06);
 }
 
+TEST_CASE("vqgan: in bf16 each of five images comes out as it does alone", "[tokenizer]") {
+  // Where a processor takes two at a time the last is a part by itself.
+  const torch::NoGradGuard no_grad;
+  Vqgan model(vq16_golden_config());
+  test::load_golden(*model, "vq16/ckpt.safetensors");
+  model->eval();
+  model->set_compute_dtype(torch::kBFloat16);
+  torch::manual_seed(4);
+  const torch::Tensor image_B3HW = torch::rand({5, 3, 64, 32}) * 2 - 1;
+  const torch::Tensor latent_BDhw = model->encode_latent(image_B3HW);
+  const torch::Tensor decoded_B3HW = model->decode(latent_BDhw);
+  REQUIRE(latent_BDhw.size(0) == 5);
+  REQUIRE(decoded_B3HW.sizes() == image_B3HW.sizes());
+  const auto is_near = [](const torch::Tensor& alone, const torch::Tensor& together) {
+    return ((alone - together).norm() / alone.norm()).item<double>() < 0.02;
+  };
+  for (int64_t b = 0; b < 5; ++b) {
+    INFO("image " << b);
+    CHECK(is_near(model->encode_latent(image_B3HW.slice(0, b, b + 1)),
+                  latent_BDhw.slice(0, b, b + 1)));
+    CHECK(is_near(model->decode(latent_BDhw.slice(0, b, b + 1)), decoded_B3HW.slice(0, b, b + 1)));
+    const int64_t other = (b + 1) % 5;
+    CHECK_FALSE(is_near(latent_BDhw[other], latent_BDhw[b]));
+  }
+}
+
 TEST_CASE("vqgan: wrong inputs and configs are told in one line", "[tokenizer]") {
   Vqgan model(tiny_config());
   CHECK(test::error_of([&] {
