@@ -49,8 +49,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "vgen: error: %s\n", error.what());
     return 1;
   } catch (const std::filesystem::filesystem_error& error) {  // no permission, a circle of links
-    std::fprintf(stderr, "vgen: error: %s: %s\n", error.path1().c_str(),
-                 error.code().message().c_str());
+    std::fprintf(stderr, "vgen: error: %s: %s; check the path and its permissions\n",
+                 error.path1().c_str(), error.code().message().c_str());
     return 1;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "vgen: error: out of memory; try a smaller batch size\n");

@@ -220,6 +220,14 @@ const Data& small_data() {
   return data;
 }
 
+/// Every config with the term that has to change.
+std::vector<std::pair<std::string, std::string>> all_trainings() {
+  return {{small_data().gpt(), "loss"},
+          {small_data().var(), "loss"},
+          {small_data().tokenizer(), "gen_loss"},
+          {small_data().var_tokenizer(), "gen_loss"}};
+}
+
 TEST_CASE("strategies: the GPT learns as in one process", "[train][dist]") {
   check_strategies(small_data().gpt(), "loss");
 }
@@ -244,12 +252,7 @@ TEST_CASE("strategies: on CUDA devices all learn as in one process, and that as 
   test::forbid_tf32();
   // A device belongs to one rank: a single one leaves NCCL nothing to send.
   const int64_t ranks = std::min<int64_t>(4, num_cuda_devices());
-  const std::vector<std::pair<std::string, std::string>> runs{
-      {small_data().gpt(), "loss"},
-      {small_data().var(), "loss"},
-      {small_data().tokenizer(), "gen_loss"},
-      {small_data().var_tokenizer(), "gen_loss"}};
-  for (const auto& [config, loss] : runs) {
+  for (const auto& [config, loss] : all_trainings()) {
     INFO(config);
     const std::string yaml = str_cat(config, "grad_accum_steps: 2\n");
     const Losses alone = train(yaml, dist::Group::alone(), c10::kCUDA);
@@ -278,12 +281,7 @@ std::string replaced(std::string text, const std::string& before, const std::str
 }
 
 TEST_CASE("strategies: in bf16, weights are in it where the model can take them", "[train][dist]") {
-  const std::vector<std::pair<std::string, std::string>> runs{
-      {small_data().gpt(), "loss"},
-      {small_data().var(), "loss"},
-      {small_data().tokenizer(), "gen_loss"},
-      {small_data().var_tokenizer(), "gen_loss"}};
-  for (const auto& [config, loss] : runs) {
+  for (const auto& [config, loss] : all_trainings()) {
     std::string yaml = replaced(config, "fp32", "bf16");
     if (loss == "loss" && config.find("task: var") != std::string::npos) {
       yaml = replaced(yaml, "preview: {num_images: 0}", "preview: {num_images: 2}");

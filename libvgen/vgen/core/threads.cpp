@@ -1,7 +1,6 @@
 #include "vgen/core/threads.h"
 
 #include <system_error>
-#include <utility>
 
 #include "vgen/core/error.h"
 
@@ -13,7 +12,10 @@ void check_worker_count(std::string_view name, int64_t count) {
           ": expected 1 to ", kMost, " threads");
 }
 
-Threads::~Threads() { finish(); }
+Threads::~Threads() {
+  stop_();
+  for (std::thread& thread : threads_) thread.join();
+}
 
 void Threads::start(std::string_view role, int64_t count, const std::function<void()>& work) {
   for (int64_t started = 0; started < count; ++started) {
@@ -26,12 +28,6 @@ void Threads::start(std::string_view role, int64_t count, const std::function<vo
                   "and -v)");
     }
   }
-}
-
-void Threads::finish() {
-  if (auto stop = std::exchange(stop_, nullptr)) stop();
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
 }
 
 }  // namespace vgen

@@ -17,6 +17,7 @@ class Threads {
  public:
   /// `stop` tells the running threads to return; called once, before they are joined.
   explicit Threads(std::function<void()> stop) : stop_(std::move(stop)) {}
+  /// Stops and joins them.
   ~Threads();
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
@@ -24,9 +25,6 @@ class Threads {
   /// Starts `count` threads of `work`. Throws Error kUnavailable when the system refuses one,
   /// naming them as "`count` `role` threads"; those that run end with this object.
   void start(std::string_view role, int64_t count, const std::function<void()>& work);
-
-  /// Stops and joins them now. May be called again.
-  void finish();
 
  private:
   std::function<void()> stop_;

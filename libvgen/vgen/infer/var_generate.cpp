@@ -240,8 +240,8 @@ void check_fits(const var::VarConfig& config, const std::string& source,
           tokenizer_source, " has ", tokenizer.codebook_size(), " entries; ", kUseItsOwn);
   const int64_t channels = tokenizer.quantizer().config().z_channels;
   require(config.z_channels == channels, ErrorCode::kInvalidArgument, source, ": reads codes of ",
-          config.z_channels, " channels, but those of ", tokenizer_source, " have ", channels,
-          "; ", kUseItsOwn);
+          config.z_channels, " channels, but those of ", tokenizer_source, " have ", channels, "; ",
+          kUseItsOwn);
 }
 
 void mixture_parts(std::span<const float> filtered_V, std::span<const double> noise_V, double ratio,
