@@ -18,10 +18,11 @@ using test::golden_tensor;
 
 namespace {
 
-infer::LoadedTokenizer load_golden_tokenizer(const std::string& precision = "fp32") {
+infer::LoadedTokenizer load_golden_tokenizer(const std::string& precision = "fp32",
+                                             std::vector<int64_t> patch_nums = {1, 2, 3, 4}) {
   return infer::load_tokenizer(
       golden("var_vae/vae.pth"),
-      {.patch_nums = {1, 2, 3, 4}, .device = "cuda", .precision = precision});
+      {.patch_nums = std::move(patch_nums), .device = "cuda", .precision = precision});
 }
 
 const infer::MultiScaleTokenizer& as_scales(const infer::LoadedTokenizer& loaded) {
@@ -30,9 +31,9 @@ const infer::MultiScaleTokenizer& as_scales(const infer::LoadedTokenizer& loaded
 
 infer::VarImages draw(const infer::VarEngineOptions& options,
                       const infer::MultiScaleTokenizer& tokenizer,
-                      const infer::VarSettings& settings) {
-  const auto engine = make_var_engine(infer::load_var(golden("var/var.pth")).weights, options);
-  const auto label_B = golden_tensor("var/gen_labels.npy");
+                      const infer::VarSettings& settings, const std::string& name = "var") {
+  const auto engine = make_var_engine(infer::load_var(golden(name + "/var.pth")).weights, options);
+  const auto label_B = golden_tensor(name + "/gen_labels.npy");
   std::vector<infer::VarRequest> requests;
   for (int64_t b = 0; b < label_B.size(0); ++b) {
     requests.push_back({.image = static_cast<uint64_t>(b), .label = label_B[b].item<int64_t>()});
@@ -45,12 +46,14 @@ infer::VarImages draw(const infer::VarEngineOptions& options,
 TEST_CASE("var on CUDA: codes and images of the official code", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
   test::forbid_tf32();
-  const auto loaded = load_golden_tokenizer();
+  const auto [name, patch_nums] = GENERATE(
+      table<std::string, std::vector<int64_t>>({{"var", {1, 2, 3, 4}}, {"var_from_2", {2, 3, 4}}}));
+  const auto loaded = load_golden_tokenizer("fp32", patch_nums);
   for (const std::string cfg : {"1.5", "4"}) {
-    CAPTURE(cfg);
-    const std::string prefix = "var/infer_cfg" + cfg;
+    CAPTURE(name, cfg);
+    const std::string prefix = name + "/infer_cfg" + cfg;
     const auto images = draw({.device = "cuda"}, as_scales(loaded),
-                             {.cfg_scale = std::stod(cfg), .filter = {.top_k = 1}});
+                             {.cfg_scale = std::stod(cfg), .filter = {.top_k = 1}}, name);
     CHECK(images.code_BL.cpu().equal(golden_tensor(prefix + "_idx.npy")));
     CHECK_THAT((as_scales(loaded).decode_latent(images.latent_BZhh).cpu() + 1) / 2,
                AllClose(golden_tensor(prefix + "_image.npy"), {1e-3, 0}));

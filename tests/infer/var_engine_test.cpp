@@ -34,9 +34,11 @@ std::unique_ptr<VarEngine> golden_engine(const std::string& name, VarEngineOptio
   return make_var_engine(infer::load_var(test::golden(name + "/var.pth")).weights, options);
 }
 
-infer::LoadedTokenizer load_golden_tokenizer() {
+// With the scales of a golden model.
+infer::LoadedTokenizer load_golden_tokenizer(const std::string& name = "var") {
+  const auto scales = infer::load_var(test::golden(name + "/var.pth")).weights.config.patch_nums;
   return infer::load_tokenizer(test::golden("var_vae/vae.pth"),
-                               {.patch_nums = {1, 2, 3, 4}, .device = "cpu"});
+                               {.patch_nums = scales, .device = "cpu"});
 }
 
 const MultiScaleTokenizer& as_scales(const infer::LoadedTokenizer& loaded) {
@@ -57,9 +59,10 @@ torch::Tensor teacher_forced(VarEngine& engine, const torch::Tensor& label_S,
   engine.start(label_S);
   std::vector<torch::Tensor> logits{engine.run_scale({})};
   const auto& config = engine.config();
+  const int64_t first = config.scale_end(0);  // tokens without a row
   for (int64_t k = 1; k < config.num_scales(); ++k) {
-    logits.push_back(
-        engine.run_scale(input_BMZ.slice(1, config.scale_begin(k) - 1, config.scale_end(k) - 1)));
+    logits.push_back(engine.run_scale(
+        input_BMZ.slice(1, config.scale_begin(k) - first, config.scale_end(k) - first)));
   }
   return torch::cat(logits, 1);
 }
@@ -85,6 +88,8 @@ TEST_CASE("var config: read off the weights", "[infer][golden]") {
   CHECK(config.codebook_size == 64);
   CHECK(config.z_channels == 16);
   CHECK(config.shared_adaln == is_shared);
+  CHECK(infer::load_var(test::golden("var_from_2/var.pth")).weights.config.patch_nums ==
+        std::vector<int64_t>{2, 3, 4});
 }
 
 TEST_CASE("var config: other scales than those of the weights are refused", "[infer]") {
@@ -133,12 +138,12 @@ TEST_CASE("var config: other scales than those of the weights are refused", "[in
 }
 
 TEST_CASE("var engine: logits, codes and images of the official code", "[infer][golden]") {
-  const std::string name = GENERATE("var", "var_saln");
+  const std::string name = GENERATE("var", "var_saln", "var_from_2");
   const std::string cfg = GENERATE("1.5", "4");
   const bool use_own_kernels = GENERATE(true, false);
   CAPTURE(name, cfg, use_own_kernels);
   const auto engine = golden_engine(name, {.use_own_kernels = use_own_kernels});
-  const auto loaded = load_golden_tokenizer();
+  const auto loaded = load_golden_tokenizer(name);
   const auto& tokenizer = as_scales(loaded);
   const auto requests = requests_of(golden_tensor(name + "/gen_labels.npy"));
   const std::string prefix = name + "/infer_cfg" + cfg;
@@ -150,22 +155,24 @@ TEST_CASE("var engine: logits, codes and images of the official code", "[infer][
 }
 
 TEST_CASE("var engine: teacher-forced logits of every scale", "[infer][golden]") {
-  const std::string name = GENERATE("var", "var_saln");
+  const std::string name = GENERATE("var", "var_saln", "var_from_2");
+  CAPTURE(name);
   const auto engine = golden_engine(name);
   const auto input_BMZ = golden_tensor(name + "/var_input.npy");
   CHECK_THAT(teacher_forced(*engine, golden_tensor(name + "/labels.npy"), input_BMZ),
              AllClose(golden_tensor(name + "/logits.npy"), test::kParity));
-  CHECK_THAT(test::error_of([&] { engine->run_scale(input_BMZ); }), Contains("scale 4 of 4"));
+  CHECK_THAT(test::error_of([&] { engine->run_scale(input_BMZ); }),
+             Contains(name == "var_from_2" ? "scale 3 of 3" : "scale 4 of 4"));
 }
 
 TEST_CASE("var engine: guided logits of every scale, those that codes are chosen from",
           "[infer][golden]") {
-  const std::string name = GENERATE("var", "var_saln");
+  const std::string name = GENERATE("var", "var_saln", "var_from_2");
   const std::string cfg = GENERATE("1.5", "4");
   const bool use_own_kernels = GENERATE(true, false);
   CAPTURE(name, cfg, use_own_kernels);
   const auto engine = golden_engine(name, {.use_own_kernels = use_own_kernels});
-  const auto loaded = load_golden_tokenizer();
+  const auto loaded = load_golden_tokenizer(name);
   const std::string prefix = name + "/infer_cfg" + cfg;
   const auto input_BMZ =
       as_scales(loaded).quantizer().teacher_input(golden_tensor(prefix + "_idx.npy"));
@@ -173,11 +180,13 @@ TEST_CASE("var engine: guided logits of every scale, those that codes are chosen
   const auto label_S = torch::cat({label_B, torch::full_like(label_B, kNoClass)});
   const auto parts = teacher_forced(*engine, label_S, input_BMZ).chunk(2);
 
-  // 1, 4, 9, 16 tokens; guidance grows from 0 to cfg.
+  // Guidance grows from 0 to cfg.
   std::vector<double> strength;
-  for (int64_t k = 0; k < 4; ++k) {
-    strength.insert(strength.end(), static_cast<size_t>((k + 1) * (k + 1)),
-                    std::stod(cfg) * static_cast<double>(k) / 3);
+  const std::vector<int64_t>& sides = engine->config().patch_nums;
+  for (size_t k = 0; k < sides.size(); ++k) {
+    strength.insert(
+        strength.end(), static_cast<size_t>(sides[k] * sides[k]),
+        std::stod(cfg) * static_cast<double>(k) / static_cast<double>(sides.size() - 1));
   }
   const auto t_L1 = torch::tensor(strength, torch::kFloat32).unsqueeze(1);
   const auto guided_BLV = (1 + t_L1) * parts[0] - t_L1 * parts[1];
@@ -185,14 +194,17 @@ TEST_CASE("var engine: guided logits of every scale, those that codes are chosen
 }
 
 TEST_CASE("var edit: given codes stay, the official notebook's results", "[infer][golden]") {
-  const std::string name = GENERATE("inpaint", "outpaint", "class");
-  CAPTURE(name);
-  const std::string prefix = "var_edit/" + name;
-  const auto engine = golden_engine("var");
-  const auto loaded = load_golden_tokenizer();
+  const auto [name, prefix] =
+      GENERATE(table<std::string, std::string>({{"var", "var_edit/inpaint"},
+                                                {"var", "var_edit/outpaint"},
+                                                {"var", "var_edit/class"},
+                                                {"var_from_2", "var_from_2/edit"}}));
+  CAPTURE(prefix);
+  const auto engine = golden_engine(name);
+  const auto loaded = load_golden_tokenizer(name);
   const auto& tokenizer = as_scales(loaded);
   const auto mask_hh = golden_tensor(prefix + "_mask.npy");
-  const auto is_kept_L = infer::kept_codes(mask_hh, {1, 2, 3, 4});
+  const auto is_kept_L = infer::kept_codes(mask_hh, engine->config().patch_nums);
   CHECK(is_kept_L.to(torch::kLong).equal(golden_tensor(prefix + "_force.npy")));
 
   const auto given_BL = tokenizer.encode(golden_tensor("var_vae/images.npy"));
@@ -206,6 +218,21 @@ TEST_CASE("var edit: given codes stay, the official notebook's results", "[infer
   CHECK(images.code_BL.equal(torch::where(is_kept_L, given_BL, chosen_BL)));
   CHECK_THAT(unit_image(tokenizer, images),
              AllClose(golden_tensor(prefix + "_image.npy"), {1e-3, 0}));
+}
+
+TEST_CASE("var edit: a first scale of one token stays, larger ones follow the mask", "[infer]") {
+  auto mask_hh = torch::zeros({4, 4});
+  mask_hh.slice(0, 0, 2).slice(1, 0, 2).fill_(1);  // the upper left quarter stays
+  const auto kept_of = [&](const std::vector<int64_t>& scales) {
+    const auto kept_L = infer::kept_codes(mask_hh, scales).to(torch::kLong);
+    return std::vector<int64_t>(kept_L.data_ptr<int64_t>(),
+                                kept_L.data_ptr<int64_t>() + scales[0] * scales[0]);
+  };
+  CHECK(kept_of({1, 4}) == std::vector<int64_t>{1});
+  CHECK(kept_of({2, 4}) == std::vector<int64_t>{1, 0, 0, 0});
+  mask_hh = 1 - mask_hh;
+  CHECK(kept_of({1, 4}) == std::vector<int64_t>{1});
+  CHECK(kept_of({2, 4}) == std::vector<int64_t>{0, 1, 1, 1});
 }
 
 TEST_CASE("var edit: given codes stay among mixtures", "[infer]") {

@@ -22,8 +22,6 @@ namespace {
 using Catch::Contains;
 namespace fs = std::filesystem;
 
-const std::vector<int64_t> kPatchNums = {1, 2, 4, 8};
-
 /// A bright square on a dark ground, wider than high.
 data::Image picture(int64_t number) {
   data::Image image{.width = 22, .height = 18, .rgb = data::Pixels(22 * 18 * 3)};
@@ -38,17 +36,19 @@ data::Image picture(int64_t number) {
   return image;
 }
 
-/// Pictures of two classes, and a tokenizer that has learnt them.
+/// Pictures of two classes, and a tokenizer of these scales that has learnt them.
 class Fixture {
  public:
-  Fixture() {
+  explicit Fixture(const std::vector<int64_t>& patch_nums) : patch_nums_(format_shape(patch_nums)) {
     write_pictures("images", 0);
     test::write_file(
         path("tokenizer.yaml"),
         str_cat("task: var_tokenizer\nsteps: 80\nglobal_batch_size: 4\nprecision: fp32\n"
                 "threads: 1\nema_decay: 0.8\n"
                 "model: {ch: 32, num_res_blocks: 1, ch_mult: [1, 1], z_channels: 8, "
-                "codebook_size: 32, patch_nums: [1, 2, 4, 8]}\n"
+                "codebook_size: 32, patch_nums: ",
+                patch_nums_,
+                "}\n"
                 "codebook: {reseed_every: 5}\nloss: {perceptual_weight: 0, disc_weight: 0}\n"
                 "data: {image_size: 16, flip_prob: 0, train: {path: ",
                 path("images"), "}}\noptimizer: {lr: 2e-3}\n"));
@@ -82,10 +82,12 @@ class Fixture {
         path(name + ".yaml"),
         str_cat("task: var\nsteps: 2\nglobal_batch_size: 4\nprecision: fp32\nthreads: 1\n"
                 "log_every: 1\ntensorboard: false\n"
-                "model: {depth: 2, dim: 32, n_head: 2, patch_nums: [1, 2, 4, 8], num_classes: 2, "
+                "model: {depth: 2, dim: 32, n_head: 2, patch_nums: ",
+                patch_nums_,
+                ", num_classes: 2, "
                 "codebook_size: 32, z_channels: 8, class_dropout_prob: 0.5, drop_path_rate: 0}\n"
                 "tokenizer: {path: ",
-                path("tokenizer"), "}\npreview: {num_images: 0}\n", data,
+                path("tokenizer"), "}\npreview: {num_images: 2, top_k: 0}\n", data,
                 "checkpoint: {every: 2, best_metric: loss, best_mode: min}\n"));
     const TrainResult result = run({path(name + ".yaml"), {}, path(name), "never"});
     std::string losses;
@@ -101,14 +103,27 @@ class Fixture {
     CHECK(result.metrics.contains("loss"));
     return {losses, test::read_file(path(name) + "/checkpoints/step_0000002/model.safetensors")};
   }
+  /// The same of extracted codes, and of the images that they are of.
+  auto train_on_codes(const std::string& codes) const {
+    return train_var("from_codes",
+                     str_cat("data: {train: ", path(codes), ", val: ", path(codes), "}\n"));
+  }
+  auto train_on_images() const {
+    return train_var("from_images",
+                     str_cat("images: {image_size: 16, transform: center_crop, val_transform: "
+                             "center_crop, train: {path: ",
+                             path("images"), "}, val: {path: ", path("images"), "}}\n"));
+  }
 
  private:
+  std::string patch_nums_;
   test::TempDir dir_;
 };
 
 TEST_CASE("var codes: extracted codes are those of the tokenizer, and teach the same as images",
           "[train]") {
-  const Fixture fixture;
+  const std::vector<int64_t> patch_nums = {1, 2, 4, 8};
+  const Fixture fixture(patch_nums);
   auto config = fixture.extraction("codes");
   config.verify = 8;  // throws unless the codes decode to their images
   const auto extracted = extract::extract(config);
@@ -120,7 +135,7 @@ TEST_CASE("var codes: extracted codes are those of the tokenizer, and teach the 
 
   const auto loaded = infer::load_tokenizer(fixture.path("tokenizer"), {.device = "cpu"});
   const auto codes = codes::CodeDataset::open(fixture.path("codes"));
-  CHECK(codes.info().patch_nums == kPatchNums);
+  CHECK(codes.info().patch_nums == patch_nums);
   CHECK(codes.info().num_tokens() == 85);
   CHECK(codes.info().tokenizer == loaded.model->fingerprint());
   CHECK(codes.info().image_size == 16);
@@ -136,14 +151,8 @@ TEST_CASE("var codes: extracted codes are those of the tokenizer, and teach the 
     CHECK(codes.label(i) == images.label(i));
   }
 
-  const auto from_codes = fixture.train_var(
-      "from_codes",
-      str_cat("data: {train: ", fixture.path("codes"), ", val: ", fixture.path("codes"), "}\n"));
-  const auto from_images = fixture.train_var(
-      "from_images",
-      str_cat("images: {image_size: 16, transform: center_crop, val_transform: "
-              "center_crop, train: {path: ",
-              fixture.path("images"), "}, val: {path: ", fixture.path("images"), "}}\n"));
+  const auto from_codes = fixture.train_on_codes("codes");
+  const auto from_images = fixture.train_on_images();
   CHECK_THAT(from_codes.first, Contains("train/loss ") && Contains("val/loss_last "));
   CHECK(from_codes.first == from_images.first);
   CHECK((from_codes.second == from_images.second));
@@ -164,6 +173,21 @@ TEST_CASE("var codes: extracted codes are those of the tokenizer, and teach the 
       "from_crops",
       str_cat("data: {train: ", fixture.path("cropped"), ", val: ", fixture.path("codes"), "}\n"));
   CHECK(from_crops.first != from_codes.first);
+}
+
+TEST_CASE("var codes: scales that begin with four tokens", "[train]") {
+  const Fixture fixture({2, 4, 8});
+  extract::extract(fixture.extraction("codes"));
+  const auto codes = codes::CodeDataset::open(fixture.path("codes"));
+  CHECK(codes.info().patch_nums == std::vector<int64_t>{2, 4, 8});
+  CHECK(codes.info().num_tokens() == 84);
+  const auto from_codes = fixture.train_on_codes("codes");
+  const auto from_images = fixture.train_on_images();
+  CHECK(from_codes.first == from_images.first);
+  CHECK((from_codes.second == from_images.second));
+  for (const char* name : {"from_codes", "from_images"}) {
+    CHECK(fs::is_regular_file(fixture.path(name) + "/samples/step_0000002.png"));
+  }
 }
 
 }  // namespace

@@ -9,12 +9,16 @@ namespace vgen::test {
 
 var::VarConfig golden_var_config(const std::string& name) {
   const bool is_trained = name == "train_var", is_shared = name == "var_saln";
-  if (!is_trained && !is_shared && name != "var") FAIL("no golden model is called " << name);
+  const bool begins_with_2 = name == "var_from_2";
+  if (!is_trained && !is_shared && !begins_with_2 && name != "var") {
+    FAIL("no golden model is called " << name);
+  }
   var::VarConfig config;
   config.depth = 2;
-  config.dim = is_trained ? 32 : 48;
+  config.dim = is_trained || begins_with_2 ? 32 : 48;
   config.n_head = name == "var" ? 3 : 2;
   config.patch_nums = {1, 2, 3, 4};
+  if (begins_with_2) config.patch_nums = {2, 3, 4};
   config.num_classes = 10;
   config.codebook_size = 64;
   config.z_channels = 16;

@@ -9,10 +9,10 @@
 
 namespace vgen::test {
 
-/// The config of golden/var, var_saln or train_var (their meta.json), nothing dropped.
+/// The config of golden/var, var_saln, var_from_2 or train_var (their meta.json), nothing dropped.
 var::VarConfig golden_var_config(const std::string& name);
 
-/// var or var_saln with its golden weights, in eval mode.
+/// var, var_saln or var_from_2 with its golden weights, in eval mode.
 var::VarTransformer golden_var(const std::string& name);
 
 }  // namespace vgen::test

@@ -27,9 +27,6 @@ struct Input {
   torch::Tensor label_B, teacher_BMZ, code_BL;
 };
 
-// Tokens of the scales 1, 2, 3, 4.
-constexpr int64_t kScaleEnds[] = {1, 5, 14, 30};
-
 // Within five standard errors of the standard deviation of that many normal numbers.
 void check_std(const torch::Tensor& weight, double expected) {
   const double error = 5 / std::sqrt(2.0 * static_cast<double>(weight.numel()));
@@ -45,7 +42,7 @@ void check_centred(const torch::Tensor& weight, double std) {
 }  // namespace
 
 TEST_CASE("var: names, order, logits and losses of the official code", "[var][golden]") {
-  const std::string name = GENERATE(as<std::string>(), "var", "var_saln");
+  const std::string name = GENERATE(as<std::string>(), "var", "var_saln", "var_from_2");
   INFO(name);
   auto model = test::golden_var(name);
   const auto state = checkpoint::named_state(*model);
@@ -61,18 +58,20 @@ TEST_CASE("var: names, order, logits and losses of the official code", "[var][go
   const auto expected_BL = golden_tensor(name + "/loss_tokens.npy");
   const auto loss_BL = nn::cross_entropy(logits_BLV, input.code_BL);
   CHECK_THAT(loss_BL, test::AllClose(expected_BL, test::kParity));
-  const auto weight_L = torch::full({30}, 1.0 / 30);
+  const int64_t tokens = model->config().num_tokens();
+  const auto weight_L = torch::full({tokens}, 1.0 / static_cast<double>(tokens));
   CHECK(var::var_loss(loss_BL, weight_L).item<double>() ==
         Approx(expected_BL.mean().item<double>()).epsilon(1e-5));
 }
 
 // The buffers of a new model are those that checkpoints hold.
 TEST_CASE("var: the buffers say which scale sees which", "[var][golden]") {
-  var::VarTransformer model(test::golden_var_config("var"));
-  const io::StateDict official = io::load_state_dict(test::golden("var/var.pth"));
-  for (const std::string name : {"lvl_1L", "attn_bias_for_masking", "blocks.1.attn.zero_k_bias"}) {
-    INFO(name);
-    CHECK(torch::equal(model->named_buffers()[name], checkpoint::as_tensor(*official.find(name))));
+  const std::string name = GENERATE(as<std::string>(), "var", "var_from_2");
+  var::VarTransformer model(test::golden_var_config(name));
+  const io::StateDict official = io::load_state_dict(test::golden(name + "/var.pth"));
+  for (const std::string key : {"lvl_1L", "attn_bias_for_masking", "blocks.1.attn.zero_k_bias"}) {
+    INFO(name << " " << key);
+    CHECK(torch::equal(model->named_buffers()[key], checkpoint::as_tensor(*official.find(key))));
   }
 }
 
@@ -99,19 +98,19 @@ TEST_CASE("var: attention is the same however its queries are grouped", "[var]")
 }
 
 TEST_CASE("var: a later scale never changes an earlier scale's logits", "[var]") {
-  const std::string name = GENERATE(as<std::string>(), "var", "var_saln");
+  const std::string name = GENERATE(as<std::string>(), "var", "var_saln", "var_from_2");
   auto model = test::golden_var(name);
   const Input input(name);
-  for (int64_t k = 0; k < 3; ++k) {
-    INFO("scale " << k);
-    const int64_t end = kScaleEnds[k];
+  for (int64_t k = 0; k + 1 < model->config().num_scales(); ++k) {
+    INFO(name << " scale " << k);
+    // Row j is what position j + P reads, P tokens of the first scale.
+    const int64_t end = model->config().scale_end(k), rows = end - model->config().scale_end(0);
     auto teacher = input.teacher_BMZ.clone().requires_grad_();
     const auto before = model(input.label_B, teacher);
     before.slice(1, 0, end).pow(2).sum().backward();
-    // Row j is what position j + 1 reads.
-    CHECK(teacher.grad().slice(1, end - 1).abs().max().item<double>() == 0);
+    CHECK(teacher.grad().slice(1, rows).abs().max().item<double>() == 0);
     auto changed = input.teacher_BMZ.clone();
-    changed.slice(1, end - 1).add_(1);
+    changed.slice(1, rows).add_(1);
     const auto after = model(input.label_B, changed);
     CHECK_THAT(after.slice(1, 0, end), test::AllClose(before.slice(1, 0, end), test::kFloat32));
     CHECK_FALSE(torch::allclose(after.slice(1, end), before.slice(1, end)));  // it was seen
@@ -128,20 +127,22 @@ TEST_CASE("var: tokens of a scale see one another, and the scales before", "[var
 }
 
 TEST_CASE("var: the first scales alone have the logits that they have among all", "[var]") {
-  auto model = test::golden_var("var");
-  const Input input("var");
+  const std::string name = GENERATE(as<std::string>(), "var", "var_from_2");
+  auto model = test::golden_var(name);
+  const Input input(name);
   const torch::NoGradGuard no_grad;
   const auto all = model(input.label_B, input.teacher_BMZ);
-  for (int64_t k = 0; k < 4; ++k) {
-    const int64_t end = kScaleEnds[k];
-    const auto first = model(input.label_B, input.teacher_BMZ.slice(1, 0, end - 1), k);
+  for (int64_t k = 0; k < model->config().num_scales(); ++k) {
+    INFO(name << " scale " << k);
+    const int64_t end = model->config().scale_end(k), rows = end - model->config().scale_end(0);
+    const auto first = model(input.label_B, input.teacher_BMZ.slice(1, 0, rows), k);
     CHECK_THAT(first, test::AllClose(all.slice(1, 0, end), test::kFloat32));
     CHECK_THAT(model(input.label_B, input.teacher_BMZ, k), test::AllClose(first, test::kFloat32));
   }
 }
 
 TEST_CASE("var: every parameter gets a gradient", "[var]") {
-  const std::string name = GENERATE(as<std::string>(), "var", "var_saln");
+  const std::string name = GENERATE(as<std::string>(), "var", "var_saln", "var_from_2");
   auto model = test::golden_var(name);
   model->train();
   const Input input(name);
@@ -314,17 +315,14 @@ TEST_CASE("var: sizes that do not fit together are refused", "[var]") {
     change(config);
     return test::error_of([&] { var::VarTransformer model(config, torch::kMeta); });
   };
-  CHECK(
-      error_with([](auto& c) {
-        c.patch_nums = {2, 4};
-      }) ==
-      "model.patch_nums: [2, 4] must begin with 1, the scale that the class alone predicts; other "
-      "beginnings are not supported");
-  CHECK_THAT(error_with([](auto& c) { c.patch_nums = {}; }),
-             Contains("model.patch_nums: [] must begin with 1"));
+  CHECK(error_with([](auto& c) { c.patch_nums = {}; }) ==
+        "model.patch_nums is empty, expected the side of each scale");
   CHECK(error_with([](auto& c) {
-          c.patch_nums = {1, 3, 3};
-        }) == "model.patch_nums: [1, 3, 3] must grow from scale to scale");
+          c.patch_nums = {0, 2};
+        }) == "model.patch_nums is [0, 2], expected sides that grow from at least 1");
+  CHECK(error_with([](auto& c) {
+          c.patch_nums = {2, 3, 3};
+        }) == "model.patch_nums is [2, 3, 3], expected sides that grow from at least 1");
   CHECK(error_with([](auto& c) { c.n_head = 5; }) ==
         "model.dim: 48 must be a whole multiple of n_head 5");
   CHECK(error_with([](auto& c) { c.drop_path_rate = -0.5; }) ==
@@ -347,6 +345,28 @@ TEST_CASE("var: inputs of another shape are refused", "[var]") {
              Contains("labels [1]"));
   CHECK(test::error_of([&] { model(input.label_B, input.teacher_BMZ, 4); }) ==
         "var: last_scale 4, expected -1 to 3");
+
+  // The first four tokens have no row.
+  auto from_2 = test::golden_var("var_from_2");
+  CHECK(test::error_of([&] { from_2(input.label_B, input.teacher_BMZ.slice(1, 0, 24)); }) ==
+        "var: labels [2] with a teacher input [2, 24, 16], expected [B] and [B, 25, 16]");
+}
+
+TEST_CASE("var: each cell of the first scale has a start of its own", "[var]") {
+  auto model = test::golden_var("var_from_2");
+  const Input input("var_from_2");
+  auto start = model->named_parameters()["pos_start"];
+  REQUIRE(start.size(1) == 4);
+  const torch::NoGradGuard no_grad;
+  const auto before = model(input.label_B, input.teacher_BMZ, 0);
+  for (int64_t i = 0; i < 4; ++i) {
+    INFO("cell " << i);
+    const auto kept = start.clone();
+    start.select(1, i).neg_();
+    const auto moved_P = (model(input.label_B, input.teacher_BMZ, 0) - before).abs().amax({0, 2});
+    CHECK(moved_P.argmax().item<int64_t>() == i);
+    start.copy_(kept);
+  }
 }
 
 }  // namespace vgen

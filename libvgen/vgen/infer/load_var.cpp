@@ -20,7 +20,7 @@ constexpr int64_t kMaxDepth = 4096;
 
 NamedShapes expected_tensors(const VarConfig& c) {
   const int64_t width = c.width();
-  NamedShapes list{{"pos_start", {1, 1, width}},
+  NamedShapes list{{"pos_start", {1, c.scale_end(0), width}},
                    {"pos_1LC", {1, c.num_tokens(), width}},
                    {"word_embed.weight", {width, c.z_channels}},
                    {"word_embed.bias", {width}},

@@ -112,7 +112,7 @@ class VarEngineImpl : public VarEngine {
   const kernels::DecodeKernels& kernels_;
   int64_t weight_bytes_ = 0;
   kernels::LinearScratch scratch_;
-  at::Tensor class_table_, start_C, place_LC_, word_weight_CZ_, word_bias_C_;
+  at::Tensor class_table_, start_PC_, place_LC_, word_weight_CZ_, word_bias_C_;
   std::optional<Matrix> shared_ada_;
   std::vector<Block> blocks_;
   Matrix head_ada_, head_;
@@ -133,7 +133,7 @@ VarEngineImpl::VarEngineImpl(VarWeights weights, const VarEngineOptions& options
   require(use_own_kernels_ || options.precision != "int8", ErrorCode::kInvalidArgument,
           "precision int8 is there on the CPU alone; on ", device_.str(), " use bf16");
   const at::NoGradGuard no_grad;
-  start_C = take(weights, "pos_start").flatten();
+  start_PC_ = take(weights, "pos_start")[0];
   const at::Tensor level_L = [&] {
     at::Tensor level = at::empty({config_.num_tokens()}, at::kLong);
     for (int64_t k = 0; k < config_.num_scales(); ++k) {
@@ -270,7 +270,7 @@ void VarEngineImpl::start(const at::Tensor& label_S) {
 
 at::Tensor VarEngineImpl::embed(const at::Tensor& next_BPZ, int64_t first, int64_t last) {
   const at::Tensor place_PC = place_LC_.slice(0, first, last);
-  if (first == 0) return (class_SC_ + start_C).unsqueeze(1) + place_PC;
+  if (first == 0) return class_SC_.unsqueeze(1) + start_PC_ + place_PC;  // (S, P, C)
   const at::Tensor x_BPC =
       at::linear(next_BPZ.to(device_, at::kFloat), word_weight_CZ_, word_bias_C_) + place_PC;
   return x_BPC.repeat({num_sequences_ / next_BPZ.size(0), 1, 1});

@@ -268,7 +268,7 @@ at::Tensor kept_codes(const at::Tensor& mask_hh, const std::vector<int64_t>& pat
   std::vector<at::Tensor> parts;
   for (const int64_t p : patch_nums) {
     const at::Tensor kept = at::upsample_bilinear2d(mask_11hh, {p, p}, /*align_corners=*/false);
-    parts.push_back(p * p <= 3 ? at::ones({p * p}, at::kBool) : kept.flatten() > 0.5);
+    parts.push_back(p == 1 ? at::ones({1}, at::kBool) : kept.flatten() > 0.5);
   }
   return at::cat(parts);
 }

@@ -72,9 +72,9 @@ void mixture_parts(std::span<const float> filtered_V, std::span<const double> no
                    std::span<float> part_V);
 
 /// Which codes of every scale a mask keeps (demo_zero_shot_edit.ipynb): it is resized bilinearly
-/// to each scale's side and compared with 0.5; scales of at most 3 tokens are kept whole (quirk:
-/// only the first one). mask_hh: floating (h, h), 1 = keep, h = patch_nums.back(). Returns bool
-/// (L).
+/// to each scale's side and compared with 0.5, the first one too; only a scale of one token is kept
+/// whole, for it cannot be kept in part. mask_hh: floating (h, h), 1 = keep, h = patch_nums.back().
+/// Returns bool (L).
 at::Tensor kept_codes(const at::Tensor& mask_hh, const std::vector<int64_t>& patch_nums);
 
 }  // namespace vgen::infer

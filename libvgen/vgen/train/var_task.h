@@ -33,7 +33,7 @@ void visit_fields(Visitor& v, VarPreviewConfig& c) {
   v("columns", c.columns, at_least(0));
   v("cfg_scale", c.cfg_scale, at_least(0));
   v("top_k", c.top_k, at_least(0));
-  v("top_p", c.top_p, between(0, 1));
+  v("top_p", c.top_p, more_than(0, 1));
 }
 
 struct VarRunConfig {

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "vgen/tokenizer/multi_scale_quantizer.h"
+
 namespace vgen::var {
 
 int64_t VarConfig::ffn_dim() const {
@@ -23,14 +25,7 @@ double VarConfig::max_drop_path() const {
 
 void VarConfig::validate() const {
   constexpr auto kInvalid = ErrorCode::kInvalidArgument;
-  const std::string sides = format_shape(patch_nums);
-  require(!patch_nums.empty() && patch_nums.front() == 1, kInvalid, "model.patch_nums: ", sides,
-          " must begin with 1, the scale that the class alone predicts; other beginnings are not "
-          "supported");
-  for (size_t i = 1; i < patch_nums.size(); ++i) {
-    require(patch_nums[i] > patch_nums[i - 1], kInvalid, "model.patch_nums: ", sides,
-            " must grow from scale to scale");
-  }
+  tokenizer::validate_patch_nums(patch_nums, "model.patch_nums");
   require(width() % heads() == 0, kInvalid, "model.dim: ", width(),
           " must be a whole multiple of n_head ", heads());
   require(drop_path_rate == -1 || drop_path_rate >= 0, kInvalid,

@@ -14,7 +14,8 @@ struct VarConfig {  // YAML section `model:`; the defaults are d16 at 256 pixels
   int64_t depth = 16;
   int64_t dim = 0;     ///< width; 0 = 64 * depth
   int64_t n_head = 0;  ///< 0 = depth
-  /// Sides of the scales, growing; the first is 1. The published ones of 256 pixels.
+  /// Sides of the scales, growing; the class alone predicts the first one, all its cells at once.
+  /// The published ones of 256 pixels.
   std::vector<int64_t> patch_nums = {1, 2, 3, 4, 5, 6, 8, 10, 13, 16};
   int64_t num_classes = 1000;    ///< label num_classes is the null class; it always has a row
   int64_t codebook_size = 4096;  ///< of the tokenizer

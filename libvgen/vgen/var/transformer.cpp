@@ -105,7 +105,8 @@ VarTransformerImpl::VarTransformerImpl(const VarConfig& config, c10::Device devi
 
 void VarTransformerImpl::register_embeddings(c10::Device device) {
   const int64_t width = config_.width(), length = config_.num_tokens();
-  pos_start_ = register_parameter("pos_start", torch::empty({1, 1, width}, device));
+  pos_start_1PC_ =
+      register_parameter("pos_start", torch::empty({1, config_.scale_end(0), width}, device));
   pos_1LC_ = register_parameter("pos_1LC", torch::empty({1, length, width}, device));
   const auto lvl_1L = torch::empty({1, length}, torch::kLong);
   for (int64_t k = 0; k < config_.num_scales(); ++k) {
@@ -134,7 +135,7 @@ void VarTransformerImpl::initialise() {
       draw_normal(embedding->weight, std);
     }
   }
-  draw_normal(pos_start_, default_std);
+  draw_normal(pos_start_1PC_, default_std);
   draw_normal(pos_1LC_, default_std);
 
   // The first logits are nearly even, the first gates nearly shut. The shared projection is left as
@@ -178,10 +179,11 @@ const std::vector<QueryGroup>& VarTransformerImpl::groups(int64_t last_scale,
 
 torch::Tensor VarTransformerImpl::embed(const torch::Tensor& class_BC,
                                         const torch::Tensor& teacher_BMZ, int64_t length) {
-  const auto start_B1C = class_BC.unsqueeze(1) + pos_start_;
-  const auto word_BMC = word_embed_(teacher_BMZ.slice(1, 0, length - 1).to(torch::kFloat32));
+  const auto start_BPC = class_BC.unsqueeze(1) + pos_start_1PC_;
+  const int64_t rows = length - config_.scale_end(0);
+  const auto word_BMC = word_embed_(teacher_BMZ.slice(1, 0, rows).to(torch::kFloat32));
   const auto place_1LC = lvl_embed_(lvl_1L_.slice(1, 0, length)) + pos_1LC_.slice(1, 0, length);
-  return torch::cat({start_B1C, word_BMC}, 1) + place_1LC;
+  return torch::cat({start_BPC, word_BMC}, 1) + place_1LC;
 }
 
 torch::Tensor VarTransformerImpl::forward(const torch::Tensor& label_B,
@@ -189,12 +191,12 @@ torch::Tensor VarTransformerImpl::forward(const torch::Tensor& label_B,
   const int64_t last = last_scale == -1 ? config_.num_scales() - 1 : last_scale;
   require(last >= 0 && last < config_.num_scales(), ErrorCode::kInvalidArgument, "var: last_scale ",
           last_scale, ", expected -1 to ", config_.num_scales() - 1);
-  const int64_t length = config_.scale_end(last);
+  const int64_t length = config_.scale_end(last), rows = length - config_.scale_end(0);
   require(label_B.dim() == 1 && teacher_BMZ.dim() == 3 && teacher_BMZ.size(0) == label_B.size(0) &&
-              teacher_BMZ.size(1) >= length - 1 && teacher_BMZ.size(2) == config_.z_channels,
+              teacher_BMZ.size(1) >= rows && teacher_BMZ.size(2) == config_.z_channels,
           ErrorCode::kInvalidArgument, "var: labels ", format_shape(label_B.sizes().vec()),
           " with a teacher input ", format_shape(teacher_BMZ.sizes().vec()),
-          ", expected [B] and [B, ", length - 1, ", ", config_.z_channels, "]");
+          ", expected [B] and [B, ", rows, ", ", config_.z_channels, "]");
   torch::Tensor class_BC, x_BLC;
   {
     const Autocast off(label_B.device(), c10::kFloat);

@@ -4,8 +4,8 @@
 // forward; inference has an engine of its own. Names and order of parameters and buffers are the
 // official state dict's. Written for one device.
 //
-// B batch, K scales, L tokens of all scales, l = tokens of scales 0 to last_scale, C width,
-// Z channels of the tokenizer's latent, V codes.
+// B batch, K scales, L tokens of all scales, P of the first one, l = tokens of scales 0 to
+// last_scale, C width, Z channels of the tokenizer's latent, V codes.
 
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
@@ -77,7 +77,7 @@ class VarTransformerImpl : public torch::nn::Module {
   /// about code i.
   ///
   /// label_B: int64, 0..num_classes, num_classes = no class; labels are dropped by the caller.
-  /// teacher_BMZ: float32, what the tokenizer's teacher_input() makes of the true codes, M >= l - 1
+  /// teacher_BMZ: float32, what the tokenizer's teacher_input() makes of the true codes, M >= l - P
   /// rows; rows behind them are not read. Throws Error(kInvalidArgument) for other shapes.
   ///
   /// Under autocast embeddings are computed in float32 and the hidden states between blocks are in
@@ -97,7 +97,7 @@ class VarTransformerImpl : public torch::nn::Module {
   const std::vector<QueryGroup>& groups(int64_t last_scale, const torch::TensorOptions& options);
 
   VarConfig config_;
-  torch::Tensor pos_start_, pos_1LC_;
+  torch::Tensor pos_start_1PC_, pos_1LC_;
   torch::Tensor lvl_1L_;          // buffer, int64: the scale of each token
   torch::Tensor attn_bias_11LL_;  // buffer of the checkpoints, 0 or -inf; query_groups() serves
   Linear word_embed_{nullptr};
