@@ -17,6 +17,9 @@ void add_bench_tokenizer(CLI::App& app) {
   bench::TokenizerBenchConfig& config = options->config;
   auto* command = app.add_subcommand(
       "tokenizer", "Encoding, decoding and training of the VQGAN, random weights");
+  command->add_option("--weights", config.weights,
+                      "File or folder with weights of that model, for encode and decode; else "
+                      "random ones");
   command->add_option("--model", config.model, "VQ-16 or VQ-8")
       ->check(CLI::IsMember({"VQ-16", "VQ-8"}))
       ->capture_default_str();
@@ -67,6 +70,7 @@ void add_bench(CLI::App& app) {
   add_bench_gpt_train(*command);
   add_bench_var(*command);
   add_bench_var_train(*command);
+  add_bench_var_attention(*command);
   add_bench_compare(*command);
   add_bench_collectives(*command);
 }

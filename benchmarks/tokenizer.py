@@ -10,6 +10,9 @@ Each measurement is a process of its own, the two sides take turns, and the tabl
 the rounds. The official side gets glibc's freed memory kept (MALLOC_*_ variables), which speeds it
 up; vgen sets that by itself. torch.compile is off, as in the official scripts.
 
+Both sides encode and decode with the weights of one checkpoint, which the official code has written:
+vgen maps it into memory, the official side reads it as its scripts do.
+
 What the official code needs to run on a CPU without downloads is done here from outside: its
 codebook_used becomes a plain buffer, torchvision's VGG16 is replaced by the same layers with random
 weights, and LPIPS loads no file. Only torch and numpy are needed.
@@ -23,6 +26,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import types
 
@@ -111,6 +115,9 @@ def run_official(args):
     vq_model.VectorQuantizer.register_buffer = (
         lambda self, name, value: register(self, name, value.detach()))
     model = vq_model.VQ_models["VQ-16"]()
+    if args.case == "weights":
+        return torch.save({"model": model.state_dict()}, args.weights)
+    model.load_state_dict(torch.load(args.weights, map_location="cpu")["model"])
     mode, dtype, batch = args.case.split(":")
     batch, side = int(batch), args.image_size
     if mode == "train":
@@ -155,9 +162,10 @@ def one_round(args, case):
     ours = measure([args.vgen, "bench", "tokenizer", "--json", "--mode", mode, "--precision", dtype,
                     "--batch", batch, "--train-batch", batch, "--threads", str(args.threads),
                     "--repeats", str(args.repeats), "--image-size", str(args.image_size),
-                    "--device", "cpu"], {}, args.timeout)
+                    "--device", "cpu", "--weights", args.weights], {}, args.timeout)
     ours = json.loads(ours)["rows"][0]
     theirs = measure([sys.executable, __file__, "--official", args.official, "--case", case,
+                      "--weights", args.weights,
                       "--threads", str(args.threads), "--repeats", str(args.repeats),
                       "--image-size", str(args.image_size)],
                      {**KEEP_FREED_MEMORY, "OMP_NUM_THREADS": str(args.threads)}, args.timeout)
@@ -167,22 +175,7 @@ def one_round(args, case):
     return (ours["seconds"], ours["peak_rss_mb"]), theirs
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = pathlib.Path(__file__).resolve().parent.parent
-    parser.add_argument("--official", type=pathlib.Path, required=True)
-    parser.add_argument("--vgen", type=pathlib.Path, default=root / "build/release/apps/vgen")
-    parser.add_argument("--cases", nargs="+", default=CASES)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one process")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.case:
-        return run_official(args)
+def compare(args):
     print("case             vgen s  official s   ratio   vgen MB  official MB", flush=True)
     for case in args.cases:
         ours, theirs = [], []
@@ -200,6 +193,30 @@ def main():
         other_seconds, other_peak = (statistics.median(column) for column in zip(*theirs))
         print(f"{case:14s} {seconds:8.3f}  {other_seconds:10.3f}  {other_seconds / seconds:6.2f}"
               f"  {peak:8.0f}  {other_peak:11.0f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser.add_argument("--official", type=pathlib.Path, required=True)
+    parser.add_argument("--vgen", type=pathlib.Path, default=root / "build/release/apps/vgen")
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one process")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        return run_official(args)
+    with tempfile.TemporaryDirectory() as folder:
+        args.weights = f"{folder}/vq16.pt"
+        measure([sys.executable, __file__, "--official", args.official, "--case", "weights",
+                 "--weights", args.weights], {}, args.timeout)
+        compare(args)
 
 
 if __name__ == "__main__":

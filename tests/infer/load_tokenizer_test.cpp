@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <type_traits>
 
+#include "support/count_memory.h"
 #include "support/golden.h"
 #include "support/support.h"
 #include "support/torch_support.h"
@@ -361,6 +362,21 @@ TEST_CASE("load_tokenizer: bf16 and fp16 stay near fp32", "[infer][golden]") {
     CHECK(decoded.scalar_type() == torch::kFloat32);
     CHECK(((decoded - expected).norm() / expected.norm()).item<double>() < bound);
     CHECK_FALSE(decoded.equal(expected));
+  }
+}
+
+TEST_CASE("load_tokenizer: nothing is made of weights in fp32, half of them in fp16", "[infer]") {
+  const std::string file = golden("vq16/ckpt.safetensors");
+  const auto size_bytes = static_cast<double>(fs::file_size(file));
+  const torch::Tensor code = golden_tensor("vq16/codes.npy");
+  for (const auto& [precision, bound] : {std::pair{"fp32", 0.1}, std::pair{"fp16", 0.5}}) {
+    INFO(precision);
+    const test::MemoryCount memory;
+    const auto loaded = load_tokenizer(file, {.device = "cpu", .precision = precision});
+    const auto image = loaded.model->decode(code, 64, 64);
+    loaded.model->encode(image);
+    const auto kept = static_cast<double>(memory.now()) - static_cast<double>(image.nbytes());
+    CHECK(kept <= bound * size_bytes);
   }
 }
 

@@ -164,11 +164,34 @@ TEST_CASE("conv2d: every way of changing the weight is seen", "[nn]") {
   }
 }
 
+TEST_CASE("conv2d: tells of each weight that a kept copy stands in for", "[nn]") {
+  torch::manual_seed(4);
+  const torch::NoGradGuard no_grad;
+  Conv2d conv(conv3x3(32, 32));
+  std::vector<torch::Tensor> told;
+  conv->on_weight_kept([&](const torch::Tensor& weight) { told.push_back(weight.clone()); });
+  const auto x = torch::randn({1, 32, 8, 8}).to(torch::kHalf);
+  conv(x);
+  CHECK(told.empty());  // it is trained
+  conv->eval();
+  conv(x.to(torch::kFloat32));
+  CHECK(told.empty());
+  const auto y = conv(x);
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].equal(conv->weight));
+  CHECK(conv(x).equal(y));
+  CHECK(told.size() == 1);
+  conv->weight.mul_(2);
+  conv(x);
+  REQUIRE(told.size() == 2);
+  CHECK(told[1].equal(conv->weight));
+}
+
 TEST_CASE("conv2d: threads share the kept weights", "[nn]") {
   torch::manual_seed(3);
   Conv2d conv(conv3x3(32, 32));
   conv->weight.set_requires_grad(false);
-  const auto x = torch::randn({1, 32, 8, 8}).contiguous(kLast);
+  const auto x = torch::randn({1, 32, 8, 8}).to(torch::kBFloat16).contiguous(kLast);
   std::vector<torch::Tensor> results(4);
   std::vector<std::thread> threads;
   for (auto& result : results) {

@@ -12,6 +12,7 @@
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/core/strings.h"
+#include "vgen/infer/load_tokenizer.h"
 #include "vgen/kernels/cpu_isa.h"
 #include "vgen/kernels/nearest_code.h"
 #include "vgen/tensor/device.h"
@@ -19,7 +20,7 @@
 #include "vgen/tokenizer/vqgan.h"
 #include "vgen/train/matmul_peak.h"
 #include "vgen/train/optimizer.h"
-#include "vgen/train/plan_activations.h"
+#include "vgen/train/tokenizer_cost.h"
 
 namespace vgen::bench {
 namespace {
@@ -27,57 +28,15 @@ namespace {
 using tokenizer::Vqgan;
 using tokenizer::VqganConfig;
 
-/// Counts the operations of direct convolutions.
-struct FlopCount {
-  double total = 0;
-  void conv(int64_t in, int64_t out, int64_t side, int64_t kernel = 3) {
-    total += 2.0 * static_cast<double>(in * out * kernel * kernel * side * side);
-  }
-};
-
-tokenizer::CoderConfig coder(const VqganConfig& config, const std::vector<int64_t>& ch_mult,
-                             int64_t num_res_blocks) {
-  return {.ch = config.ch,
-          .ch_mult = ch_mult,
-          .num_res_blocks = num_res_blocks,
-          .z_channels = config.z_channels};
-}
-
-double encoder_flops(const VqganConfig& config, int64_t side) {
-  const auto encoder = coder(config, config.encoder_ch_mult, config.num_res_blocks);
-  return train::encoder_cost(encoder, side).forward_flops;
-}
-
-double decoder_flops(const VqganConfig& config, int64_t side) {
-  const auto decoder = coder(config, config.decoder_ch_mult, config.num_res_blocks + 1);
-  return train::decoder_cost(decoder, side).forward_flops;
+/// Of one image.
+train::TokenizerFlops flops_of(const VqganConfig& config, int64_t side) {
+  return train::tokenizer_flops(train::shape_of(config), tokenizer::VqLossConfig(), side);
 }
 
 constexpr int64_t kVggWidths[] = {64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512};
 constexpr int kVggIndices[] = {0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28};
 constexpr bool kVggHalves[] = {false, false, true,  false, true,  false, false,
                                true,  false, false, true,  false, false};
-
-/// Forward and backward of everything in a step: model and discriminator take 3 forwards' worth
-/// (the discriminator sees two batches, and one more to push the generator, for which its weights
-/// need no gradient), LPIPS two forwards and one gradient to the image.
-double train_flops(const VqganConfig& config, int64_t side) {
-  FlopCount vgg;
-  int64_t channels = 3, vgg_side = side;
-  for (size_t i = 0; i < std::size(kVggWidths); ++i) {
-    if (kVggHalves[i]) vgg_side /= 2;
-    vgg.conv(channels, kVggWidths[i], vgg_side);
-    channels = kVggWidths[i];
-  }
-  FlopCount patchgan;
-  patchgan.conv(3, 64, side / 2, 4);
-  patchgan.conv(64, 128, side / 4, 4);
-  patchgan.conv(128, 256, side / 8, 4);
-  patchgan.conv(256, 512, side / 8 - 1, 4);
-  patchgan.conv(512, 1, side / 8 - 2, 4);
-  return 3 * (encoder_flops(config, side) + decoder_flops(config, side)) + 3 * vgg.total +
-         8 * patchgan.total;
-}
 
 tokenizer::Lpips random_lpips() {
   tokenizer::NamedWeights vgg, lin;
@@ -95,6 +54,54 @@ tokenizer::Lpips random_lpips() {
   return tokenizer::Lpips(vgg, lin);
 }
 
+struct Case {
+  std::string mode, precision;
+  int64_t batch = 0;
+};
+
+TokenizerBenchRow row_of(const Case& what, double seconds, double flops, double gemm) {
+  const double images = static_cast<double>(what.batch), gflops = images * flops / seconds / 1e9;
+  return {.mode = what.mode,
+          .precision = what.precision,
+          .batch = what.batch,
+          .seconds = seconds,
+          .images_per_second = images / seconds,
+          .gflops = gflops,
+          .gemm_share = gflops / gemm,
+          .peak_rss_mb = detail::peak_rss_mb()};
+}
+
+torch::Tensor random_images(const TokenizerBenchConfig& config, const c10::Device& device,
+                            int64_t batch) {
+  return torch::rand({batch, 3, config.image_size, config.image_size}, device) * 2 - 1;
+}
+
+/// Encoding or decoding with the weights of a file.
+TokenizerBenchRow run_loaded(const TokenizerBenchConfig& config, const c10::Device& device,
+                             const Case& what) {
+  const torch::NoGradGuard no_grad;
+  const auto loaded = infer::load_tokenizer(
+      config.weights,
+      {.config = config.model, .device = device.str(), .precision = what.precision});
+  const VqganConfig model = tokenizer::vqgan_preset(config.model);
+  const double gemm = train::measure_matmul_flops(device, parse_precision(what.precision)) / 1e9;
+  const int64_t side = config.image_size, code_side = side / model.downsample();
+  const torch::Tensor image_B3HW = random_images(config, device, what.batch);
+  const torch::Tensor index_Bhw =
+      torch::randint(model.codebook_size, {what.batch, code_side, code_side}, device);
+  const bool is_encode = what.mode == "encode";
+  detail::reset_peak_rss();
+  const double seconds = detail::median_seconds(device, config.repeats, [&] {
+    if (is_encode) {
+      loaded.model->encode(image_B3HW);
+    } else {
+      loaded.model->decode(index_Bhw, side, side);
+    }
+  });
+  const train::TokenizerFlops flops = flops_of(model, side);
+  return row_of(what, seconds, is_encode ? flops.encode : flops.decode, gemm);
+}
+
 /// One model, and what a training step needs once it is asked for.
 class Subject {
  public:
@@ -103,16 +110,19 @@ class Subject {
     vqgan_->to(device);
   }
 
-  TokenizerBenchRow run(const std::string& mode, const std::string& precision, int64_t batch) {
+  TokenizerBenchRow run(const Case& what) {
+    const std::string &mode = what.mode, &precision = what.precision;
+    const int64_t batch = what.batch;
     const auto dtype = parse_precision(precision);
     vqgan_->set_compute_dtype(dtype);
     const double gemm = train::measure_matmul_flops(device_, dtype) / 1e9;
     const int64_t side = config_.image_size;
-    const torch::Tensor image_B3HW = torch::rand({batch, 3, side, side}, device_) * 2 - 1;
+    const torch::Tensor image_B3HW = random_images(config_, device_, batch);
     detail::reset_peak_rss();
+    const train::TokenizerFlops parts = flops_of(vqgan_->config(), side);
     double flops = 0, seconds = 0;
     if (mode == "train") {
-      flops = train_flops(vqgan_->config(), side);
+      flops = parts.train();
       seconds = time_training(dtype, image_B3HW);
     } else {
       const torch::NoGradGuard no_grad;
@@ -121,8 +131,7 @@ class Subject {
       const torch::Tensor index_N =
           torch::randint(vqgan_->config().codebook_size, {batch * code_side * code_side}, device_);
       const bool is_encode = mode == "encode";
-      flops =
-          is_encode ? encoder_flops(vqgan_->config(), side) : decoder_flops(vqgan_->config(), side);
+      flops = is_encode ? parts.encode : parts.decode;
       seconds = detail::median_seconds(device_, config_.repeats, [&] {
         if (is_encode) {
           vqgan_->encode(image_B3HW);
@@ -131,15 +140,7 @@ class Subject {
         }
       });
     }
-    const double images = static_cast<double>(batch), gflops = images * flops / seconds / 1e9;
-    return {.mode = mode,
-            .precision = precision,
-            .batch = batch,
-            .seconds = seconds,
-            .images_per_second = images / seconds,
-            .gflops = gflops,
-            .gemm_share = gflops / gemm,
-            .peak_rss_mb = detail::peak_rss_mb()};
+    return row_of(what, seconds, flops, gemm);
   }
 
  private:
@@ -265,12 +266,14 @@ TokenizerBenchReport bench_tokenizer(const TokenizerBenchConfig& config) {
       report.search = time_searches(config, device);
       continue;
     }
-    if (!subject) subject.emplace(config, device);
+    const bool is_loaded = !config.weights.empty() && mode != "train";
+    if (!is_loaded && !subject) subject.emplace(config, device);
     for (const std::string& precision : config.precisions) {
       const auto batches =
           mode == "train" ? std::vector<int64_t>{config.train_batch} : config.batches;
       for (const int64_t batch : batches) {
-        report.rows.push_back(subject->run(mode, precision, batch));
+        const Case what{mode, precision, batch};
+        report.rows.push_back(is_loaded ? run_loaded(config, device, what) : subject->run(what));
       }
     }
   }

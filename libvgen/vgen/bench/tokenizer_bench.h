@@ -9,6 +9,9 @@ namespace vgen::bench {
 
 struct TokenizerBenchConfig {
   std::string model = "VQ-16";  ///< or "VQ-8"
+  /// Weights of that model, as infer::load_tokenizer takes them, for encode and decode: measured as
+  /// they are used, out of a mapped file. "": random ones in memory.
+  std::string weights = "";
   /// "encode" (image to codes), "decode" (codes to image), "train" (generator and discriminator
   /// step with LPIPS, PatchGAN and Adam), "search" (nearest code of the latents of the images
   /// alone, in fp32 whatever `precisions` says, against the plain formula)
@@ -50,7 +53,7 @@ struct TokenizerBenchReport {
   std::vector<SearchBenchRow> search;
 };
 
-/// Throws Error(kInvalidArgument) for a config out of range.
+/// Throws Error(kInvalidArgument) for a config out of range, and what load_tokenizer throws.
 TokenizerBenchReport bench_tokenizer(const TokenizerBenchConfig& config);
 
 /// A table; and the same as JSON.

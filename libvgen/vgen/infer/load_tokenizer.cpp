@@ -8,9 +8,11 @@
 #include "vgen/core/log.h"
 #include "vgen/infer/find_weights.h"
 #include "vgen/infer/fingerprint.h"
+#include "vgen/infer/model_weights.h"
 #include "vgen/infer/multi_scale_config.h"
 #include "vgen/infer/multi_scale_tokenizer.h"
 #include "vgen/infer/vqgan_config.h"
+#include "vgen/nn/conv2d.h"
 #include "vgen/nn/skip_init.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tokenizer/vqgan.h"
@@ -120,6 +122,18 @@ Source find_source(const FoundWeights& weights, const std::string& config) {
   return source;
 }
 
+/// Weights that lie in a mapped file need no memory once a narrower copy is kept: their pages go
+/// back to the system, to be read again by whoever asks for them.
+void give_back_pages(const torch::nn::Module& model, const io::StateDict& state) {
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    auto* conv = module->as<nn::Conv2d>();
+    if (conv == nullptr) continue;
+    conv->on_weight_kept([mappings = state.mappings](const at::Tensor& weight) {
+      ModelWeights{.tensors = {{"weight", weight}}, .mappings = mappings}.drop("weight");
+    });
+  }
+}
+
 template <class Model, class Config>
 Model build(const Config& config, const io::StateDict& state, const std::string& optional,
             c10::ScalarType precision, c10::Device device) {
@@ -132,6 +146,7 @@ Model build(const Config& config, const io::StateDict& state, const std::string&
   for (torch::Tensor& parameter : model->parameters()) parameter.requires_grad_(false);
   model->set_compute_dtype(precision);
   model->to(device);
+  give_back_pages(*model, state);
   return model;
 }
 

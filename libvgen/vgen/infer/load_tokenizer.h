@@ -75,9 +75,10 @@ struct LoadedTokenizer {
 /// that io::load_state_dict reads. Names and shapes must fit the config exactly, only the usage
 /// buffers may be there or not (`quantize.codebook_used`; `quantize.ema_vocab_hit_SV`: of another
 /// number of scales it is passed over with a warning, but refused beside the config of its run).
-/// The weights may lie in the mapped file. Throws Error: kNotFound (no such file, no such weights
-/// in it), kInvalidArgument (another architecture: what differs; other scales than the file tells),
-/// kDataCorrupt, kUnavailable.
+/// The weights may lie in the mapped file; pages of weights that are computed with in a narrower
+/// dtype take no memory after their first use. Throws Error: kNotFound (no such file, no such
+/// weights in it), kInvalidArgument (another architecture: what differs; other scales than the file
+/// tells), kDataCorrupt, kUnavailable.
 LoadedTokenizer load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
 
 }  // namespace vgen::infer

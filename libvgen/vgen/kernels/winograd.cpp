@@ -27,6 +27,61 @@ int64_t round_up(int64_t value, int64_t multiple) {
 
 at::Tensor floats(int64_t count) { return at::empty({count}, at::kFloat); }
 
+struct Weight {
+  const float* values = nullptr;
+  bool is_flipped = false;
+};
+
+/// Tiles in blocks, each through all three steps while its transforms are in the cache.
+void conv_by_tiles(const ImageKernels& kernels, const Weight& weight, WinogradForward args) {
+  const WinogradShape& shape = args.shape;
+  const int64_t panels = round_up(shape.out_channels, kernels.panel) / kernels.panel;
+  const at::Tensor packed = floats(kWinogradPoints * panels * shape.in_channels * kernels.panel);
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    kernels.winograd_pack(weight.values, shape.out_channels, shape.in_channels, weight.is_flipped,
+                          begin, end, packed.mutable_data_ptr<float>());
+  });
+  args.packed = packed.const_data_ptr<float>();
+  // Blocks of equal size: the last thread has no short rest to wait for.
+  const int64_t threads = std::max(1, at::get_num_threads());
+  const int64_t share = (shape.tiles() + threads - 1) / threads;
+  const int64_t block = std::min<int64_t>(kernels.block_tiles, round_up(share, kernels.rows));
+  const int64_t blocks = (shape.tiles() + block - 1) / block;
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    const at::Tensor scratch = floats(kernels.winograd_scratch(shape));
+    kernels.winograd_forward(args, begin * block, std::min(end * block, shape.tiles()),
+                             scratch.mutable_data_ptr<float>());
+  });
+}
+
+/// All tiles at once, one panel of weights after the other.
+void conv_by_panels(const ImageKernels& kernels, const Weight& weight,
+                    const WinogradForward& args) {
+  const WinogradShape& shape = args.shape;
+  constexpr int64_t kSlack = 16;  // behind each point
+  const int64_t in_row = round_up(shape.in_channels, kernels.panel);
+  const int64_t out_row = round_up(shape.out_channels, kernels.panel);
+  const int64_t count = round_up(shape.tiles(), kernels.rows);
+  const at::Tensor input = floats(kWinogradPoints * (count * in_row + kSlack));
+  const at::Tensor output = floats(kWinogradPoints * (count * out_row + kSlack));
+  const WinogradProducts products{.shape = shape,
+                                  .weight = weight.values,
+                                  .is_flipped = weight.is_flipped,
+                                  .count = count,
+                                  .input = input.const_data_ptr<float>(),
+                                  .output = output.mutable_data_ptr<float>()};
+  at::parallel_for(0, shape.tiles(), 1, [&](int64_t begin, int64_t end) {
+    kernels.winograd_input(shape, args.in, 0, count, begin, end, input.mutable_data_ptr<float>());
+  });
+  at::parallel_for(0, out_row / kernels.panel, 1, [&](int64_t begin, int64_t end) {
+    const at::Tensor scratch = floats(kernels.winograd_products_scratch(shape));
+    kernels.winograd_products(products, begin, end, scratch.mutable_data_ptr<float>());
+  });
+  at::parallel_for(0, shape.tiles(), 1, [&](int64_t begin, int64_t end) {
+    kernels.winograd_output(args, products, begin, end);
+  });
+}
+
 }  // namespace
 
 bool is_winograd_input(const at::Tensor& x_BCHW) {
@@ -34,30 +89,17 @@ bool is_winograd_input(const at::Tensor& x_BCHW) {
          x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-at::Tensor winograd_pack(const at::Tensor& weight_OI33, bool is_flipped, CpuIsa isa) {
-  const ImageKernels& kernels = image_kernels(isa);
-  const at::Tensor weight = weight_OI33.contiguous();
-  TORCH_INTERNAL_ASSERT(weight.is_cpu() && weight.scalar_type() == at::kFloat &&
-                        weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3);
-  const int64_t out_channels = weight.size(is_flipped ? 1 : 0);
-  const int64_t in_channels = weight.size(is_flipped ? 0 : 1);
-  const int64_t panels = round_up(out_channels, kernels.panel) / kernels.panel;
-  at::Tensor packed = floats(kWinogradPoints * panels * in_channels * kernels.panel);
-  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    kernels.winograd_pack(weight.const_data_ptr<float>(), out_channels, in_channels, is_flipped,
-                          begin, end, packed.mutable_data_ptr<float>());
-  });
-  return packed;
-}
-
-at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& packed, int64_t out_channels,
+at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& weight_OI33,
                          const at::Tensor& bias_O, const at::Tensor& residual_BOHW,
                          const WinogradOptions& options) {
   const ImageKernels& kernels = image_kernels(options.isa);
+  const at::Tensor weight = weight_OI33.contiguous();
+  TORCH_INTERNAL_ASSERT(weight.is_cpu() && weight.scalar_type() == at::kFloat &&
+                        weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3);
+  const int64_t out_channels = weight.size(options.is_flipped ? 1 : 0);
   const WinogradShape shape = shape_of(x_BIHW, out_channels, options.is_upsampled);
-  TORCH_INTERNAL_ASSERT(is_winograd_input(x_BIHW));
-  TORCH_INTERNAL_ASSERT(packed.numel() == kWinogradPoints * shape.in_channels *
-                                              round_up(out_channels, kernels.panel));
+  TORCH_INTERNAL_ASSERT(is_winograd_input(x_BIHW) &&
+                        weight.size(options.is_flipped ? 0 : 1) == shape.in_channels);
   const at::Tensor out_BOHW = at::empty({shape.batch, out_channels, shape.height, shape.width},
                                         x_BIHW.options(), at::MemoryFormat::ChannelsLast);
   if (residual_BOHW.defined()) {
@@ -70,18 +112,14 @@ at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& packed, int
                              .in = elements_of(x_BIHW),
                              .out = elements_of(out_BOHW),
                              .residual = elements_of(residual_BOHW),
-                             .packed = packed.const_data_ptr<float>(),
                              .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr};
-  // Blocks of equal size: the last thread has no short rest to wait for.
-  const int64_t threads = std::max(1, at::get_num_threads());
-  const int64_t share = (shape.tiles() + threads - 1) / threads;
-  const int64_t block = std::min<int64_t>(kernels.block_tiles, round_up(share, kernels.rows));
-  const int64_t blocks = (shape.tiles() + block - 1) / block;
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = floats(kernels.winograd_scratch(shape));
-    kernels.winograd_forward(args, begin * block, std::min(end * block, shape.tiles()),
-                             scratch.mutable_data_ptr<float>());
-  });
+  const Weight values{weight.const_data_ptr<float>(), options.is_flipped};
+  // Whichever is smaller is made whole: the transformed tiles or the transformed weights.
+  if (shape.tiles() * (shape.in_channels + out_channels) <= shape.in_channels * out_channels) {
+    conv_by_panels(kernels, values, args);
+  } else {
+    conv_by_tiles(kernels, values, args);
+  }
   return out_BOHW;
 }
 

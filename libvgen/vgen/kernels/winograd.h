@@ -15,21 +15,20 @@ namespace vgen::kernels {
 /// Whether x can be convolved here: on the CPU, float32 or bfloat16, (B, C, H, W) channels-last.
 bool is_winograd_input(const at::Tensor& x_BCHW);
 
-/// Transformed weights: one float32 tensor of 36 O I values (O rounded up to a panel), for
-/// `isa` alone.
-/// weight_OI33: float32. is_flipped: for the gradient to the input, weight is (I, O, 3, 3) then.
-at::Tensor winograd_pack(const at::Tensor& weight_OI33, bool is_flipped = false,
-                         CpuIsa isa = best_cpu_isa());
-
 struct WinogradOptions {
   bool is_upsampled = false;  ///< x is doubled in both directions first (nearest), without a copy
+  bool is_flipped = false;    ///< the gradient to the input: the weight is (I, O, 3, 3), its kernel
+                              ///< axes are reversed
   CpuIsa isa = best_cpu_isa();
 };
 
-/// conv(x) + bias + residual. packed: of winograd_pack; bias_O float32, may be undefined; residual:
+/// conv(x) + bias + residual. weight_OI33 and bias_O: float32, the bias may be undefined; residual:
 /// shape and dtype of the result, channels-last, may be undefined. Returns (B, O, H, W) in the
 /// dtype of x, channels-last.
-at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& packed, int64_t out_channels,
+///
+/// Weights are transformed at each call, and nothing of them is kept: transformed they are 4 times
+/// as large, and reading that from memory takes as long as making it again.
+at::Tensor winograd_conv(const at::Tensor& x_BIHW, const at::Tensor& weight_OI33,
                          const at::Tensor& bias_O, const at::Tensor& residual_BOHW,
                          const WinogradOptions& options = {});
 

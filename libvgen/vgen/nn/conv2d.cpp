@@ -14,7 +14,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr auto kLast = torch::MemoryFormat::ChannelsLast;
-constexpr size_t kCastSlot = 0, kPackedSlot = 1;
+constexpr size_t kCastSlot = 0;
 
 /// Whether the processor multiplies bf16 at all, and whether in tiles (AMX), several times faster
 /// than float32.
@@ -43,6 +43,7 @@ struct CpuConv {
   Conv2dOptions options;
   torch::Tensor weight, bias_O;  ///< float32
   WeightCache* cache = nullptr;  ///< null: the weight is being trained, nothing is kept
+  const WeightHook* on_weight_kept = nullptr;
   bool is_upsampled = false;
 
   bool use_winograd(const torch::Tensor& x_BCHW) const {
@@ -52,17 +53,11 @@ struct CpuConv {
         (dtype == torch::kBFloat16 && has_bf16_tiles())) {
       return false;
     }
-    // Transformed weights are 4 times as large: below this their traffic costs more than is saved.
+    // Below this transforming the weights costs more than is saved.
     const int64_t scale = is_upsampled ? 2 : 1;
     const int64_t tiles =
         x_BCHW.size(0) * ((x_BCHW.size(2) * scale + 3) / 4) * ((x_BCHW.size(3) * scale + 3) / 4);
     return tiles * 4096 >= options.in_channels * options.out_channels;
-  }
-
-  torch::Tensor packed(bool is_flipped) const {
-    if (cache == nullptr || is_flipped) return kernels::winograd_pack(weight, is_flipped);
-    return cache->get(weight, kPackedSlot,
-                      [](const torch::Tensor& w) { return kernels::winograd_pack(w); });
   }
 
   torch::Tensor cast_weight(torch::ScalarType dtype) const {
@@ -71,7 +66,11 @@ struct CpuConv {
       return w.to(w.device(), dtype, /*non_blocking=*/false, /*copy=*/false, kLast);
     };
     if (cache == nullptr) return cast(weight);
-    const torch::Tensor kept = cache->get(weight, kCastSlot, cast);
+    const torch::Tensor kept = cache->get(weight, kCastSlot, [&](const torch::Tensor& w) {
+      const torch::Tensor narrow = cast(w);
+      if (*on_weight_kept) (*on_weight_kept)(w);
+      return narrow;
+    });
     return kept.scalar_type() == dtype ? kept : cast(weight);
   }
 
@@ -88,8 +87,8 @@ struct CpuConv {
 
   torch::Tensor forward(const torch::Tensor& x_BCHW, const torch::Tensor& residual_BOHW) const {
     if (use_winograd(x_BCHW)) {
-      return kernels::winograd_conv(x_BCHW, packed(/*is_flipped=*/false), options.out_channels,
-                                    bias_O, residual_BOHW, {.is_upsampled = is_upsampled});
+      return kernels::winograd_conv(x_BCHW, weight, bias_O, residual_BOHW,
+                                    {.is_upsampled = is_upsampled});
     }
     const auto dtype = x_BCHW.scalar_type();
     const auto compute_dtype = is_native(dtype) ? dtype : torch::kFloat32;
@@ -125,8 +124,8 @@ struct CpuConv {
                                                           {.is_upsampled = is_upsampled});
       }
       if (want_x) {
-        enlarged_gradient_BCHW = kernels::winograd_conv(gradient_BOHW, packed(/*is_flipped=*/true),
-                                                        options.in_channels, {}, {});
+        enlarged_gradient_BCHW =
+            kernels::winograd_conv(gradient_BOHW, weight, {}, {}, {.is_flipped = true});
       }
     } else {
       const auto dtype = x_BCHW.scalar_type();
@@ -282,6 +281,7 @@ torch::Tensor Conv2dImpl::forward_with(const torch::Tensor& x_BCHW, const Conv2d
                .weight = weight.detach(),
                .bias_O = bias.defined() ? bias.detach() : bias,
                .cache = is_weight_kept() ? cache_.get() : nullptr,
+               .on_weight_kept = &on_weight_kept_,
                .is_upsampled = extras.is_upsampled},
       .groups = extras.norm_silu == nullptr ? 0 : extras.norm_silu->groups(),
       .eps = extras.norm_silu == nullptr ? 0 : extras.norm_silu->eps(),
@@ -323,8 +323,13 @@ torch::Tensor Conv2dImpl::forward_composed(const torch::Tensor& x_BCHW,
   if (options_.is_padded_at_end) input_BCHW = at::constant_pad_nd(input_BCHW, {0, 1, 0, 1});
   const auto dtype = x_BCHW.scalar_type();
   const auto cast = [dtype](const torch::Tensor& w) { return w.to(dtype); };
+  const auto cast_once = [&](const torch::Tensor& w) {
+    const torch::Tensor narrow = cast(w);
+    if (on_weight_kept_) on_weight_kept_(w);
+    return narrow;
+  };
   const torch::Tensor cast_weight = is_weight_kept() && dtype != weight.scalar_type()
-                                        ? cache_->get(weight, kCastSlot, cast)
+                                        ? cache_->get(weight, kCastSlot, cast_once)
                                         : cast(weight);
   const torch::Tensor y_BOHW =
       at::conv2d(input_BCHW, cast_weight.scalar_type() == dtype ? cast_weight : cast(weight),

@@ -4,7 +4,9 @@
 
 #include <torch/torch.h>
 
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "vgen/nn/group_norm.h"
 #include "vgen/nn/weight_cache.h"
@@ -37,6 +39,9 @@ struct Conv2dExtras {
                                        ///< its memory may be written
 };
 
+/// Called with a weight of which a copy in another dtype is kept from now on.
+using WeightHook = std::function<void(const torch::Tensor& weight)>;
+
 /// 2-d convolution. Parameters `weight` (O, C, K, K) and `bias` (O) stay float32; the computation
 /// is done in the dtype of the input, so a model runs in bf16 when its input is bf16.
 /// Initialisation as PyTorch's: both uniform within 1 / sqrt(C K K).
@@ -44,6 +49,9 @@ struct Conv2dExtras {
 /// On the CPU: 3x3 convolutions of float32 go through kernels/winograd.h where there are enough
 /// pixels, and bf16 ones too on a processor without AMX; every other one through oneDNN. bf16 on a
 /// processor without bf16 instructions is computed in float32 and rounded.
+///
+/// Of a weight that is not trained a copy in the dtype that is computed in is kept, where that is
+/// not float32; nothing else is.
 class Conv2dImpl : public torch::nn::Module {
  public:
   explicit Conv2dImpl(const Conv2dOptions& options);
@@ -51,6 +59,12 @@ class Conv2dImpl : public torch::nn::Module {
   /// result always is. Differentiable.
   torch::Tensor forward(const torch::Tensor& x_BCHW) { return forward_with(x_BCHW, {}); }
   torch::Tensor forward_with(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
+
+  /// While the weight stays the same it is read no more once `hook` is called with it, unless
+  /// inputs of several dtypes come: a place to give back memory that can be had again, such as
+  /// pages of a mapped file. May be called from any thread. Not to be set while the convolution is
+  /// in use.
+  void on_weight_kept(WeightHook hook) { on_weight_kept_ = std::move(hook); }
 
   const Conv2dOptions& options() const { return options_; }
   torch::Tensor weight, bias;
@@ -63,6 +77,7 @@ class Conv2dImpl : public torch::nn::Module {
 
   Conv2dOptions options_;
   std::unique_ptr<WeightCache> cache_;
+  WeightHook on_weight_kept_;
 };
 TORCH_MODULE(Conv2d);
 

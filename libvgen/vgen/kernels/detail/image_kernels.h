@@ -33,8 +33,18 @@ struct WinogradForward {
   WinogradShape shape;
   Pixels in, out;
   Pixels residual;                ///< added to the output; null data: none
-  const float* packed = nullptr;  ///< of winograd_pack
+  const float* packed = nullptr;  ///< of winograd_pack; winograd_output needs none
   const float* bias = nullptr;    ///< (out_channels) or null
+};
+
+/// The products of a convolution alone, of all tiles.
+struct WinogradProducts {
+  WinogradShape shape;
+  const float* weight = nullptr;  ///< as winograd_pack takes it
+  bool is_flipped = false;
+  int64_t count = 0;             ///< tiles, rounded up to a multiple of `rows`
+  const float* input = nullptr;  ///< [36][count][padded I], of winograd_input
+  float* output = nullptr;       ///< [36][count][padded O]
 };
 
 struct GroupNormShape {
@@ -45,7 +55,7 @@ struct ImageKernels {
   CpuIsa isa;
   int64_t width;        ///< floats per vector
   int64_t panel;        ///< output channels per panel of packed weights
-  int64_t rows;         ///< rows of winograd_accumulate come in multiples of this
+  int64_t rows;         ///< rows of products come in multiples of this
   int64_t block_tiles;  ///< tiles that winograd_forward handles at once
 
   /// Weights in the transformed domain: [36][ceil(O / panel)][I][panel], panels [begin, end).
@@ -57,6 +67,16 @@ struct ImageKernels {
   int64_t (*winograd_scratch)(const WinogradShape& shape);
   /// Tiles [begin, end).
   void (*winograd_forward)(const WinogradForward& args, int64_t begin, int64_t end, float* scratch);
+
+  /// The same in three steps over all tiles: winograd_input, then these two. Each panel of
+  /// transformed weights exists only while it is used, in winograd_products_scratch floats.
+  int64_t (*winograd_products_scratch)(const WinogradShape& shape);
+  /// Panels [begin, end).
+  void (*winograd_products)(const WinogradProducts& products, int64_t begin, int64_t end,
+                            float* scratch);
+  /// Tiles [begin, end) of products.output.
+  void (*winograd_output)(const WinogradForward& args, const WinogradProducts& products,
+                          int64_t begin, int64_t end);
 
   /// Gradient to the weights, in three steps over blocks of `count` tiles. Rows of the transformed
   /// tensors are padded with zeros to a multiple of `panel` channels.

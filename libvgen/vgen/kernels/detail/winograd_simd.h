@@ -76,39 +76,105 @@ inline void weight_gradient_transform(const Floats x[6], Floats y[3]) {
 
 // ---- weights
 
-void winograd_pack(const float* weight, int64_t out_channels, int64_t in_channels, bool is_flipped,
-                   int64_t begin, int64_t end, float* packed) {
-  const int64_t panels = (out_channels + kPanel - 1) / kPanel;
-  const int64_t o_stride = is_flipped ? 9 : in_channels * 9;
-  const int64_t i_stride = is_flipped ? out_channels * 9 : 9;
-  for (int64_t panel = begin; panel < end; ++panel) {
-    for (int64_t i = 0; i < in_channels; ++i) {
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t first = panel * kPanel + half * kWidth;
-        float lanes[9][kWidth] = {};
-        const int64_t count = min_of(kWidth, out_channels - first);
-        for (int64_t o = 0; o < count; ++o) {
-          const float* from = weight + (first + o) * o_stride + i * i_stride;
-          for (int64_t k = 0; k < 9; ++k) lanes[k][o] = from[is_flipped ? 8 - k : k];
-        }
+/// (O, I, 3, 3), or (I, O, 3, 3) with both kernel axes reversed.
+struct WinogradWeight {
+  const float* values;
+  int64_t out_channels, in_channels;
+  bool is_flipped;
+};
+
+/// One step of a transposition: in each square of 2 step rows and columns the quarters off the
+/// diagonal change places.
+template <int64_t step>
+inline void exchange(Floats rows[kWidth]) {
+  Ints low, high;
+  for (int64_t lane = 0; lane < kWidth; ++lane) {
+    const bool is_second = (lane & step) != 0;
+    low[lane] = static_cast<int32_t>(is_second ? kWidth + lane - step : lane);
+    high[lane] = static_cast<int32_t>(is_second ? kWidth + lane : lane + step);
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kWidth; ++r) {
+    if ((r & step) != 0) continue;
+    const Floats a = rows[r], b = rows[r + step];
+    rows[r] = __builtin_shuffle(a, b, low);
+    rows[r + step] = __builtin_shuffle(a, b, high);
+  }
+}
+
+inline void transpose(Floats rows[kWidth]) {
+  exchange<1>(rows);
+  exchange<2>(rows);
+  if constexpr (kWidth >= 8) exchange<4>(rows);
+  if constexpr (kWidth >= 16) exchange<8>(rows);
+}
+
+/// taps[i][k]: tap k of input channel begin + i for kWidth output channels; lanes past the last one
+/// are zero.
+inline void gather_taps(const WinogradWeight& weight, int64_t first, int64_t begin,
+                        Floats taps[kWidth][9]) {
+  const int64_t lanes = min_of(kWidth, weight.out_channels - first);
+  const int64_t count = min_of(kWidth, weight.in_channels - begin);
+  if (!weight.is_flipped && lanes == kWidth && count == kWidth) {
+    const int64_t stride = weight.in_channels * 9;
+    const float* from = weight.values + first * stride + begin * 9;
+    Floats* to = &taps[0][0];
+    for (int64_t block = 0; block < 9; ++block) {
+      Floats rows[kWidth];
+#pragma GCC unroll 16
+      for (int64_t o = 0; o < kWidth; ++o) rows[o] = load(from + o * stride + block * kWidth);
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t at = 0; at < kWidth; ++at) to[block * kWidth + at] = rows[at];
+    }
+    return;
+  }
+  const int64_t o_stride = weight.is_flipped ? 9 : weight.in_channels * 9;
+  const int64_t i_stride = weight.is_flipped ? weight.out_channels * 9 : 9;
+  const float* from = weight.values + first * o_stride + begin * i_stride;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < 9; ++k) {
+      const float* tap = from + i * i_stride + (weight.is_flipped ? 8 - k : k);
+      float values[kWidth] = {};
+      for (int64_t o = 0; o < lanes; ++o) values[o] = tap[o * o_stride];
+      taps[i][k] = load(values);
+    }
+  }
+}
+
+/// One panel: packed[f * f_stride + i * kPanel + lane].
+void pack_panel(const WinogradWeight& weight, int64_t panel, int64_t f_stride, float* packed) {
+  for (int64_t half = 0; half < 2; ++half) {
+    for (int64_t begin = 0; begin < weight.in_channels; begin += kWidth) {
+      Floats taps[kWidth][9];
+      gather_taps(weight, panel * kPanel + half * kWidth, begin, taps);
+      const int64_t count = min_of(kWidth, weight.in_channels - begin);
+      for (int64_t i = 0; i < count; ++i) {
         Floats rows[6][3];
         for (int64_t x = 0; x < 3; ++x) {
-          const Floats column[3] = {load(lanes[x]), load(lanes[3 + x]), load(lanes[6 + x])};
+          const Floats column[3] = {taps[i][x], taps[i][3 + x], taps[i][6 + x]};
           Floats result[6];
           weight_transform(column, result);
           for (int64_t f = 0; f < 6; ++f) rows[f][x] = result[f];
         }
+        float* to = packed + (begin + i) * kPanel + half * kWidth;
         for (int64_t fy = 0; fy < 6; ++fy) {
           Floats result[6];
           weight_transform(rows[fy], result);
-          for (int64_t fx = 0; fx < 6; ++fx) {
-            const int64_t f = fy * 6 + fx;
-            store(packed + ((f * panels + panel) * in_channels + i) * kPanel + half * kWidth,
-                  result[fx]);
-          }
+          for (int64_t fx = 0; fx < 6; ++fx) store(to + (fy * 6 + fx) * f_stride, result[fx]);
         }
       }
     }
+  }
+}
+
+void winograd_pack(const float* weight, int64_t out_channels, int64_t in_channels, bool is_flipped,
+                   int64_t begin, int64_t end, float* packed) {
+  const int64_t panel_size = in_channels * kPanel;
+  const int64_t panels = padded(out_channels) / kPanel;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    pack_panel({weight, out_channels, in_channels, is_flipped}, panel, panels * panel_size,
+               packed + panel * panel_size);
   }
 }
 
@@ -257,6 +323,47 @@ void winograd_forward(const WinogradForward& args, int64_t begin, int64_t end, f
     winograd_forward_as<Bf16>(args, begin, end, scratch);
   } else {
     winograd_forward_as<float>(args, begin, end, scratch);
+  }
+}
+
+// ---- the same in three steps, of which the second makes the weights as it goes
+
+int64_t winograd_products_scratch(const WinogradShape& shape) {
+  return kWinogradPoints * point_stride(shape.in_channels, kPanel);
+}
+
+void winograd_products(const WinogradProducts& products, int64_t begin, int64_t end,
+                       float* scratch) {
+  const int64_t in_channels = products.shape.in_channels, count = products.count;
+  const int64_t out_channels = products.shape.out_channels;
+  const int64_t in_row = padded(in_channels), out_row = padded(out_channels);
+  const int64_t packed_stride = point_stride(in_channels, kPanel);
+  for (int64_t panel = begin; panel < end; ++panel) {
+    pack_panel({products.weight, out_channels, in_channels, products.is_flipped}, panel,
+               packed_stride, scratch);
+    for (int64_t f = 0; f < kWinogradPoints; ++f) {
+      const float* a = products.input + f * point_stride(count, in_row);
+      float* c = products.output + f * point_stride(count, out_row) + panel * kPanel;
+      for (int64_t t = 0; t < count; t += kRows) {
+        multiply_rows<false>(a + t * in_row, in_row, 1, scratch + f * packed_stride, kPanel,
+                             in_channels, c + t * out_row, out_row);
+      }
+    }
+  }
+}
+
+void winograd_output(const WinogradForward& args, const WinogradProducts& products, int64_t begin,
+                     int64_t end) {
+  const int64_t row = padded(args.shape.out_channels);
+  const int64_t stride = point_stride(products.count, row);
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const float* from = products.output + tile * row;
+    const TilePlace place = place_of(args.shape, tile);
+    if (args.in.is_bf16) {
+      transform_output_tile<Bf16>(args, from, stride, place);
+    } else {
+      transform_output_tile<float>(args, from, stride, place);
+    }
   }
 }
 
