@@ -56,6 +56,7 @@ void add_bench_collectives(CLI::App& bench) {
   bench::CollectivesBenchConfig& config = options->config;
   auto* command = bench.add_subcommand(
       "collectives", "Bandwidth between ranks: all-gather, reduce-scatter, all-reduce");
+  command->alias("--collectives");
   command
       ->add_option("--ranks", options->ranks,
                    "Start so many processes on this machine, one number after the other; without "

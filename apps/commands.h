@@ -17,6 +17,7 @@ void add_bench_gpt(CLI::App& bench);
 void add_bench_gpt_train(CLI::App& bench);
 void add_bench_var(CLI::App& bench);
 void add_bench_var_train(CLI::App& bench);
+void add_bench_var_attention(CLI::App& bench);
 void add_bench_compare(CLI::App& bench);
 void add_bench_collectives(CLI::App& bench);
 void add_inspect(CLI::App& app);

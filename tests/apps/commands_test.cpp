@@ -44,7 +44,7 @@ TEST_CASE("vgen: every command has a help with an example", "[apps]") {
       ++parts;
     }
   }
-  CHECK(parts == 14);
+  CHECK(parts == 15);
 }
 
 TEST_CASE("vgen: a wrong command line exits with 2, an error with 1", "[apps]") {

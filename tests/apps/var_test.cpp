@@ -282,8 +282,24 @@ TEST_CASE("vgen bench var: a row for each precision and batch", "[apps]") {
     CHECK(rows[i].get_float("decode_seconds") > 0);
   }
   CHECK_THAT(vgen_error({"bench", "var", "--size", "d17"}), Contains("expected one of d12"));
-  CHECK_THAT(vgen_error({"bench", "var", "--size", "d12", "--scales", "2,4"}),
-             Contains("must begin with 1"));
+  CHECK_THAT(vgen_error({"bench", "var", "--size", "d12", "--scales", "4,2"}),
+             Contains("patch_nums is [4, 2], expected sides that grow from at least 1"));
+}
+
+TEST_CASE("vgen bench var-attention: a row for each way to cut the scales", "[apps]") {
+  const auto result = run_vgen({"bench", "var-attention", "--size", "d12", "--batch", "1",
+                                "--repeats", "1", "--threads", "1", "--json"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto& rows = io::parse_json(result.out).get_array("rows").items;
+  REQUIRE(rows.size() == 3);
+  const int64_t calls[] = {10, 3, 1};  // ten scales
+  for (size_t i = 0; i < rows.size(); ++i) {
+    CHECK(rows[i].get_int("calls") == calls[i]);
+    CHECK(rows[i].get_float("step_seconds") > rows[i].get_float("forward_seconds"));
+  }
+  CHECK(rows[0].get_float("product_share") < rows[1].get_float("product_share"));
+  CHECK(rows[2].get_float("product_share") == 1);
 }
 
 TEST_CASE("vgen bench var-train: prints a row for each precision", "[apps]") {

@@ -82,7 +82,9 @@ GptBenchRow run_case(const GptBenchConfig& config, const infer::GptWeights& weig
   row.tokens_per_second = num_steps * static_cast<double>(batch) / row.seconds;
   row.weight_gb_per_second =
       static_cast<double>(engine->weight_bytes()) * num_steps / row.seconds / 1e9;
-  row.bandwidth_share = row.weight_gb_per_second / report.read_gb_per_second;
+  if (report.read_gb_per_second > 0) {
+    row.bandwidth_share = row.weight_gb_per_second / report.read_gb_per_second;
+  }
   const double bytes_per_weight = precision == "fp32" ? 4 : precision == "bf16" ? 2 : 1;
   row.gflops = row.weight_gb_per_second / bytes_per_weight * 2 *
                static_cast<double>(batch * settings.slots_per_image());
@@ -97,7 +99,7 @@ GptBenchReport bench_gpt(const GptBenchConfig& config) {
           ": expected at least 0");
   GptBenchReport report;
   report.threads = set_num_threads(config.threads);
-  report.read_gb_per_second = read_gb_per_second();
+  if (parse_device(config.device).is_cpu()) report.read_gb_per_second = read_gb_per_second();
   const infer::GptWeights weights =
       config.checkpoint.empty()
           ? random_weights(config)
@@ -114,18 +116,20 @@ GptBenchReport bench_gpt(const GptBenchConfig& config) {
 }
 
 std::string format_report(const GptBenchReport& report) {
-  std::string out = str_cat(report.engine, ", ", report.threads, " threads, memory reads ",
-                            format_fixed(report.read_gb_per_second, 1), " GB/s\n",
-                            "precision  batch  seconds  tokens/s  weights GB/s  of memory  GFLOP/s"
-                            "  build s  peak MB\n");
+  const bool has_memory = report.read_gb_per_second > 0;
+  std::string out = str_cat(report.engine, ", ", report.threads, " threads");
+  if (has_memory) {
+    out += str_cat(", memory reads ", format_fixed(report.read_gb_per_second, 1), " GB/s");
+  }
+  out += str_cat("\nprecision  batch  seconds  tokens/s  weights GB/s",
+                 has_memory ? "  of memory" : "", "  GFLOP/s  build s  peak MB\n");
   for (const GptBenchRow& row : report.rows) {
-    char line[160];
-    std::snprintf(line, sizeof(line),
-                  "%-9s  %5lld  %7.3f  %8.1f  %12.1f  %8.0f%%  %7.0f  %7.2f  "
-                  "%7.0f\n",
+    char line[160], share[16] = "";
+    if (has_memory) std::snprintf(share, sizeof(share), "  %8.0f%%", row.bandwidth_share * 100);
+    std::snprintf(line, sizeof(line), "%-9s  %5lld  %7.3f  %8.1f  %12.1f%s  %7.0f  %7.2f  %7.0f\n",
                   row.precision.c_str(), static_cast<long long>(row.batch), row.seconds,
-                  row.tokens_per_second, row.weight_gb_per_second, row.bandwidth_share * 100,
-                  row.gflops, row.build_seconds, row.peak_rss_mb);
+                  row.tokens_per_second, row.weight_gb_per_second, share, row.gflops,
+                  row.build_seconds, row.peak_rss_mb);
     out += line;
   }
   return out;
@@ -136,7 +140,8 @@ std::string report_json(const GptBenchReport& report) {
   json.set("engine", io::Json::string(report.engine));
   json.set("threads", io::Json::number(static_cast<int64_t>(report.threads)));
   json.set("parameters", io::Json::number(report.num_parameters));
-  json.set("read_gb_per_second", io::Json::number(report.read_gb_per_second));
+  const bool has_memory = report.read_gb_per_second > 0;
+  if (has_memory) json.set("read_gb_per_second", io::Json::number(report.read_gb_per_second));
   io::Json rows = io::Json::array();
   for (const GptBenchRow& row : report.rows) {
     io::Json item = io::Json::object();
@@ -145,7 +150,7 @@ std::string report_json(const GptBenchReport& report) {
     item.set("seconds", io::Json::number(row.seconds));
     item.set("tokens_per_second", io::Json::number(row.tokens_per_second));
     item.set("weight_gb_per_second", io::Json::number(row.weight_gb_per_second));
-    item.set("bandwidth_share", io::Json::number(row.bandwidth_share));
+    if (has_memory) item.set("bandwidth_share", io::Json::number(row.bandwidth_share));
     item.set("gflops", io::Json::number(row.gflops));
     item.set("build_seconds", io::Json::number(row.build_seconds));
     item.set("peak_rss_mb", io::Json::number(row.peak_rss_mb));

@@ -27,7 +27,7 @@ struct GptBenchRow {
   double seconds = 0;        ///< median of a batch
   double tokens_per_second = 0;
   double weight_gb_per_second = 0;  ///< weights are read once per step
-  double bandwidth_share = 0;       ///< of the memory's read bandwidth, measured just before
+  double bandwidth_share = 0;       ///< of read_gb_per_second; 0 where that is
   double gflops = 0;                ///< of the linear layers
   double peak_rss_mb = 0;           ///< of the process so far
 };
@@ -36,7 +36,7 @@ struct GptBenchReport {
   std::string engine;  ///< GptEngine::description of the last case
   int threads = 0;
   int64_t num_parameters = 0;
-  double read_gb_per_second = 0;
+  double read_gb_per_second = 0;  ///< of this machine's memory, measured just before; CUDA: 0
   std::vector<GptBenchRow> rows;
 };
 
