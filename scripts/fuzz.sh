@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(safetensors pickle torch npy yaml)
+[ ${#targets[@]} -gt 0 ] || targets=(safetensors index pickle torch npy yaml)
 command -v clang++-14 >/dev/null ||
   { echo "fuzz: error: no clang++-14; install it with: apt-get install clang-14" >&2; exit 1; }
 

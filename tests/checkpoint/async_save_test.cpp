@@ -1,10 +1,13 @@
 // Saving in the background.
 
+#include <pthread.h>
 #include <torch/torch.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <future>
+#include <system_error>
+#include <thread>
 
 #include "checkpoint/parts_support.h"
 #include "support/support.h"
@@ -95,4 +98,40 @@ TEST_CASE("async: shards are a checkpoint once all are there and a call has foun
   NamedTensors loaded = zeros_like(expected);
   load_file(find_checkpoint(run.path()), kFile, loaded, {.optional = {"count"}});
   CHECK(are_equal(loaded, expected));
+}
+
+/// While this lives, the system refuses new threads: their stacks would not fit into memory.
+class NoNewThreads {
+ public:
+  NoNewThreads() {
+    pthread_getattr_default_np(&before_);
+    pthread_attr_t huge;
+    pthread_attr_init(&huge);
+    pthread_attr_setstacksize(&huge, size_t{1} << 56);
+    pthread_setattr_default_np(&huge);
+    pthread_attr_destroy(&huge);
+  }
+  ~NoNewThreads() {
+    pthread_setattr_default_np(&before_);
+    pthread_attr_destroy(&before_);
+  }
+  NoNewThreads(const NoNewThreads&) = delete;
+  NoNewThreads& operator=(const NoNewThreads&) = delete;
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST_CASE("async: without a thread it saves in the foreground", "[checkpoint]") {
+  const test::TempDir run;
+  CheckpointStore store(run / "checkpoints", {.async_save = true});
+  {
+    const NoNewThreads none;
+    CHECK_THROWS_AS(std::thread([] {}), std::system_error);
+    store.save(snapshot_of(1, parameters(1)));
+  }
+  CHECK(check_checkpoint(run / "checkpoints/step_0000001").problem.empty());
+  store.save(snapshot_of(2, parameters(2)));
+  store.finish();
+  CHECK(find_checkpoint(run.path()).step == 2);
 }

@@ -140,7 +140,9 @@ TEST_CASE("store: an index that names files elsewhere is refused", "[checkpoint]
 
 TEST_CASE("store: the last and the best are kept", "[checkpoint]") {
   const test::TempDir run;
-  CheckpointStore store(run / "checkpoints", {.keep_last = 2, .keep_best = 1});
+  CheckpointStore store(
+      run / "checkpoints",
+      {.keep_last = 2, .keep_best = 1, .best_metric = "psnr", .best_mode = "max"});
   store.save(snapshot_of(1, {{"psnr", 10}}));
   store.save(snapshot_of(2, {{"psnr", 30}}));
   store.save(snapshot_of(3, {{"psnr", std::numeric_limits<double>::quiet_NaN()}}));
@@ -148,7 +150,9 @@ TEST_CASE("store: the last and the best are kept", "[checkpoint]") {
   store.save(snapshot_of(5, {{"psnr", 20}}));
   CHECK(steps_of(store) == std::vector<int64_t>{5, 4, 2});
 
-  CheckpointStore lowest(run / "checkpoints", {.keep_last = 1, .keep_best = 1, .best_mode = "min"});
+  CheckpointStore lowest(
+      run / "checkpoints",
+      {.keep_last = 1, .keep_best = 1, .best_metric = "psnr", .best_mode = "min"});
   lowest.save(snapshot_of(6, {{"psnr", 25}}));
   CHECK(steps_of(lowest) == std::vector<int64_t>{6, 5});
 }

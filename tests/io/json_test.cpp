@@ -71,6 +71,10 @@ TEST_CASE("json: bad text is refused with the byte", "[io]") {
   CHECK_THAT(complaint("123456789012345678901234567890"), Contains("does not fit 64 bits"));
   CHECK_THAT(complaint(std::string(100000, '[')), Contains("nested deeper than 64 levels"));
   CHECK_THAT(complaint("[1,2,3]", {.max_nodes = 3}), Contains("more than 3 values"));
+  const io::JsonLimits by_size{.max_nodes = 3, .bytes_per_node = 4};
+  CHECK_THAT(complaint("[1,2,3]        ", by_size), Contains("more than 3 values"));  // 15 bytes
+  CHECK(io::parse_json("[1,2,3]         ", by_size).items.size() == 3);
+  CHECK_THAT(complaint("[1,2,3,4]       ", by_size), Contains("more than 4 values"));
 }
 
 TEST_CASE("json: members of another kind are told", "[io]") {

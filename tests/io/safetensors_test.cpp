@@ -2,9 +2,11 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <fstream>
 #include <memory>
 
 #include "support/support.h"
+#include "vgen/io/state_dict.h"
 
 using namespace vgen;
 using Catch::Contains;
@@ -29,6 +31,21 @@ io::Safetensors parse(const std::string& text) { return io::parse_safetensors(by
 // The complaint about a file with this header and `data_size` bytes of data.
 std::string complaint(const std::string& header, size_t data_size = 0) {
   return test::error_of([&] { parse(make_file(header, std::string(data_size, 'x'))); });
+}
+
+/// The line of the system's list of this process's mappings that an address lies in.
+std::string mapping_of(const void* address) {
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  while (std::getline(maps, line)) {  // "7f12a000-7f12b000 r--p 00000000 08:01 1234  /tmp/x"
+    const auto place = reinterpret_cast<uintptr_t>(address);
+    const size_t dash = line.find('-');
+    if (std::stoull(line.substr(0, dash), nullptr, 16) <= place &&
+        place < std::stoull(line.substr(dash + 1), nullptr, 16)) {
+      return line;
+    }
+  }
+  return "";
 }
 
 std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
@@ -71,6 +88,42 @@ TEST_CASE("safetensors: the tensors outlive the reader", "[io]") {
   io::write_safetensors(dir / "a.safetensors", {{"w", io::make_array<float>({1}, {1.5f})}});
   const io::Array array = io::read_safetensors(dir / "a.safetensors").tensors[0].array;
   CHECK(array.as<float>()[0] == 1.5f);
+}
+
+TEST_CASE("safetensors: tensors lie in the mapped file, none is copied", "[io]") {
+  const test::TempDir dir;
+  const std::string path = dir / "a.safetensors";
+  io::write_safetensors(
+      path, {{"w", io::make_array<float>({3, 2}, {1, 2, 3, 4, 5, 6})},
+             {"step", io::make_array<int64_t>({}, {7})},
+             {"half", io::make_array(io::Dtype::kBFloat16, {3},
+                                     [](auto out) { std::ranges::fill(out, std::byte{1}); })},
+             {"flag", io::make_array(io::Dtype::kBool, {1}, [](auto out) { out[0] = {}; })}});
+  const auto check_within = [](const io::Array& array, std::span<const std::byte> bytes) {
+    CHECK(array.data.data() >= bytes.data());
+    CHECK(array.data.data() + array.data.size() <= bytes.data() + bytes.size());
+  };
+  const io::FileBytes mapped = io::map_file(path);
+  const io::Safetensors parsed = io::parse_safetensors(mapped);
+  REQUIRE(parsed.tensors.size() == 4);
+  for (const auto& [name, array] : parsed.tensors) {
+    INFO(name);
+    check_within(array, mapped.bytes);
+    CHECK(array.owner == mapped.owner);
+  }
+  // The way of every command that takes weights.
+  const io::StateDict state = io::load_state_dict(path);
+  REQUIRE(state.tensors.size() == 4);
+  REQUIRE(state.mappings.size() == 1);
+  for (const auto& [name, array] : state.tensors) {
+    INFO(name);
+    check_within(array, state.mappings[0]);
+  }
+  CHECK(state.find("w")->as<float>()[5] == 6);
+
+  CHECK_THAT(mapping_of(state.mappings[0].data()), Catch::EndsWith("/a.safetensors"));
+  const std::string copy = test::read_file(path);
+  CHECK_THAT(mapping_of(copy.data()), !Catch::EndsWith("/a.safetensors"));
 }
 
 TEST_CASE("safetensors: legal oddities are accepted", "[io]") {

@@ -46,7 +46,8 @@ TEST_CASE("shards: names are made and recognised", "[io]") {
   for (const char* other :
        {"model.safetensors", "model-2-of-4.safetensors", "model-00005-of-00004.safetensors",
         "model-00000-of-00004.safetensors", "model-00001-of-0000x.safetensors",
-        "-00001-of-00002.safetensors", "-of-00002.safetensors", "model-00001-of-00002.bin"}) {
+        "-00001-of-00002.safetensors", "-of-00002.safetensors", "model-00001-of-00002.bin",
+        "model-00001-of-1000001.safetensors"}) {
     CAPTURE(other);
     CHECK_FALSE(io::parse_shard_name(other));
   }
@@ -113,6 +114,38 @@ TEST_CASE("shards: a folder is listed with whole tensors, one shard with its row
   CHECK(shard.tensors[0].shape == std::vector<int64_t>{2});
   CHECK(shard.metadata.at(0) ==
         std::pair<std::string, std::string>("w", "from element 4 on of [2, 3]"));
+}
+
+TEST_CASE("shards: an index is compared with what the shards say themselves", "[io]") {
+  const test::TempDir dir;
+  write_shards(dir);
+  const std::string first = "model-00001-of-00002.safetensors";
+  const std::string second = "model-00002-of-00002.safetensors";
+  const auto whole = [&](const std::string& name, std::vector<int64_t> shape,
+                         std::vector<io::Slice> slices) {
+    const io::SlicedTensor tensor{name, io::Dtype::kFloat32, std::move(shape), std::move(slices)};
+    return io::SlicedFile(dir / "model.safetensors", {tensor}).whole(tensor);
+  };
+  CHECK(whole("w", {2, 3}, {{first, 0, 4}, {second, 4, 2}}).as<float>()[5] == 5);
+  CHECK(whole("b", {1}, {{first, 0, 1}}).as<float>()[0] == 7);
+  CHECK(test::error_of([&] {
+          whole("w", {3, 2}, {{first, 0, 4}, {second, 4, 2}});
+        }) ==
+        dir / first + ": tensor 'w' begins at element 0 of [2, 3], expected element 0 of [3, 2]");
+  CHECK(test::error_of([&] {
+          whole("w", {2, 3}, {{second, 0, 2}, {first, 2, 4}});
+        }) ==
+        dir / second + ": tensor 'w' begins at element 4 of [2, 3], expected element 0 of [2, 3]");
+  CHECK_THAT(test::error_of([&] {
+               whole("b", {1, 1}, {{first, 0, 1}});
+             }),
+             Contains("tensor 'b' begins at element 0 of [1], expected element 0 of [1, 1]"));
+  // No memory is taken for what is not there.
+  const int64_t half = int64_t{1} << 50;
+  CHECK(test::error_of([&] {
+          whole("w", {2, half}, {{first, 0, half}, {second, half, half}});
+        }) == dir / first + str_cat(": tensor 'w' has 4 elements of float32, expected ", half,
+                                    " of float32"));
 }
 
 TEST_CASE("shards: sets that are incomplete or mixed are refused", "[io]") {

@@ -2,8 +2,6 @@
 
 #include <torch/torch.h>
 
-#include <filesystem>
-
 #include "vgen/checkpoint/detail/index.h"
 #include "vgen/checkpoint/detail/match.h"
 #include "vgen/io/shards.h"
@@ -12,14 +10,17 @@ namespace vgen::checkpoint {
 
 namespace {
 
+// What the index lists, and nothing else that may lie in the folder.
 io::SlicedFile open_file(const CheckpointInfo& checkpoint, const std::string& file) {
   const std::string path = str_cat(checkpoint.path, "/", file);
-  if (std::filesystem::exists(path)) return io::SlicedFile(path);
   try {
-    auto tensors = detail::read_index(checkpoint.path).tensors;
-    const auto found = tensors.find(file);
-    require(found != tensors.end(), ErrorCode::kNotFound, "holds no ", file);
-    return {path, std::move(found->second)};
+    detail::Index index = detail::read_index(checkpoint.path);
+    const auto sliced = index.tensors.find(file);
+    if (sliced != index.tensors.end()) return {path, std::move(sliced->second)};
+    const io::Json* entry = index.files.find(file);
+    require(entry != nullptr, ErrorCode::kNotFound, "holds no ", file);
+    detail::check_file(checkpoint.path, file, *entry, /*with_checksum=*/false);
+    return io::SlicedFile(path);
   } catch (Error& error) {
     error.add_context(checkpoint.path);
     throw;
@@ -40,16 +41,16 @@ void fill(const NamedTensor& target, io::SlicedFile& file, const io::SlicedTenso
 
 }  // namespace
 
-LoadReport load_file(const CheckpointInfo& checkpoint, const std::string& file,
-                     const NamedTensors& targets, const LoadOptions& options) {
+void load_file(const CheckpointInfo& checkpoint, const std::string& file,
+               const NamedTensors& targets, const LoadOptions& options) {
   io::SlicedFile source = open_file(checkpoint, file);
   std::vector<detail::Stored> stored;
   for (const io::SlicedTensor& tensor : source.tensors()) {
     stored.push_back({tensor.name, tensor.dtype, tensor.shape});
   }
-  const detail::Match match = detail::match(targets, stored, options, source.path());
+  const detail::Pairs pairs = detail::match(targets, stored, options, source.path());
   const at::NoGradGuard no_grad;
-  for (const auto& [target, index] : match.pairs) {
+  for (const auto& [target, index] : pairs) {
     const io::SlicedTensor& tensor = source.tensors()[index];
     if (detail::may_share(*target, tensor.dtype, options)) {
       target->tensor.set_data(as_tensor(source.whole(tensor)));
@@ -57,12 +58,6 @@ LoadReport load_file(const CheckpointInfo& checkpoint, const std::string& file,
       fill(*target, source, tensor);
     }
   }
-  return match.report;
-}
-
-io::StateDict read_file(const CheckpointInfo& checkpoint, const std::string& file) {
-  io::SlicedFile source = open_file(checkpoint, file);
-  return io::read_whole(source);
 }
 
 }  // namespace vgen::checkpoint

@@ -82,6 +82,26 @@ std::string mismatch(const NamedTensor& target, const detail::Stored& stored) {
   return "";
 }
 
+// What a file and a module do not share.
+struct Difference {
+  std::vector<std::string> missing;     // in the module, not in the file
+  std::vector<std::string> unexpected;  // in the file, not in the module
+  std::vector<std::string> mismatched;  // "conv_in.weight is [64, 3, 3, 3], expected [128, ...]"
+
+  bool is_empty() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+
+  std::string text() const {
+    std::vector<std::string> parts;
+    const auto add = [&](const std::vector<std::string>& names, const char* what) {
+      if (!names.empty()) parts.push_back(str_cat(names.size(), what, first_names(names)));
+    };
+    add(missing, " missing: ");
+    add(unexpected, " unexpected: ");
+    add(mismatched, " do not fit: ");
+    return join(parts, "; ");
+  }
+};
+
 }  // namespace
 
 c10::ScalarType to_scalar_type(io::Dtype dtype) {
@@ -136,48 +156,34 @@ NamedTensors named_parameters(const torch::nn::Module& module) {
   return tensors;
 }
 
-std::string LoadReport::text() const {
-  std::vector<std::string> parts;
-  if (!missing.empty())
-    parts.push_back(str_cat(missing.size(), " missing: ", first_names(missing)));
-  if (!unexpected.empty()) {
-    parts.push_back(str_cat(unexpected.size(), " unexpected: ", first_names(unexpected)));
-  }
-  if (!mismatched.empty()) {
-    parts.push_back(str_cat(mismatched.size(), " do not fit: ", first_names(mismatched)));
-  }
-  return join(parts, "; ");
-}
-
-detail::Match detail::match(const NamedTensors& targets, const std::vector<Stored>& stored,
+detail::Pairs detail::match(const NamedTensors& targets, const std::vector<Stored>& stored,
                             const LoadOptions& options, const std::string& source) {
   const std::unordered_set<std::string> optional(options.optional.begin(), options.optional.end());
   std::unordered_map<std::string, size_t> left;
   for (size_t i = 0; i < stored.size(); ++i) left.emplace(stored[i].name, i);
 
-  Match result;
-  LoadReport& report = result.report;
+  Pairs pairs;
+  Difference difference;
   for (const NamedTensor& target : targets) {
     const auto found = left.find(target.name);
     if (found == left.end()) {
-      if (!optional.contains(target.name)) report.missing.push_back(target.name);
+      if (!optional.contains(target.name)) difference.missing.push_back(target.name);
       continue;
     }
     const std::string problem = mismatch(target, stored[found->second]);
-    if (!problem.empty()) report.mismatched.push_back(target.name + problem);
-    result.pairs.emplace_back(&target, found->second);
+    if (!problem.empty()) difference.mismatched.push_back(target.name + problem);
+    pairs.emplace_back(&target, found->second);
     left.erase(found);
   }
   for (const Stored& item : stored) {  // in the order of the file
     if (left.contains(item.name) && !optional.contains(item.name)) {
-      report.unexpected.push_back(item.name);
+      difference.unexpected.push_back(item.name);
     }
   }
-  const bool is_bad = options.is_strict ? !report.is_clean() : !report.mismatched.empty();
-  require(!is_bad, ErrorCode::kInvalidArgument, source,
-          ": the tensors are not those of this model: ", report.text(),
+  require(difference.is_empty(), ErrorCode::kInvalidArgument, source,
+          ": the tensors are not those of this model: ", difference.text(),
           "; check the model section of the config, or the key that is read");
-  return result;
+  return pairs;
 }
 
 void detail::copy_row(const NamedTensor& target, const at::Tensor& out, const at::Tensor& row,
@@ -193,16 +199,16 @@ bool detail::may_share(const NamedTensor& target, io::Dtype dtype, const LoadOpt
          target.tensor.is_contiguous() && target.tensor.scalar_type() == to_scalar_type(dtype);
 }
 
-LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
-                     const LoadOptions& options) {
+void load_into(const NamedTensors& targets, const io::StateDict& state,
+               const LoadOptions& options) {
   std::vector<detail::Stored> stored;
   for (const auto& [name, array] : state.tensors) {
     stored.push_back({name, array.dtype, array.shape});
   }
   const std::string key = state.key.empty() ? std::string() : str_cat(" ('", state.key, "')");
-  const detail::Match match = detail::match(targets, stored, options, state.source + key);
+  const detail::Pairs pairs = detail::match(targets, stored, options, state.source + key);
   const at::NoGradGuard no_grad;
-  for (const auto& [target, index] : match.pairs) {
+  for (const auto& [target, index] : pairs) {
     const io::Array& array = state.tensors[index].array;
     const at::Tensor values = as_tensor(array);
     if (detail::may_share(*target, array.dtype, options)) {
@@ -213,12 +219,10 @@ LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
       replace_weight(target->tensor, [values](const at::Tensor& tensor) { tensor.copy_(values); });
     }
   }
-  return match.report;
 }
 
-LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,
-                     const LoadOptions& options) {
-  return load_into(named_state(module), state, options);
+void load_into(torch::nn::Module& module, const io::StateDict& state, const LoadOptions& options) {
+  load_into(named_state(module), state, options);
 }
 
 }  // namespace vgen::checkpoint

@@ -46,34 +46,23 @@ NamedTensors named_state(const torch::nn::Module& module);
 NamedTensors named_parameters(const torch::nn::Module& module);
 
 struct LoadOptions {
-  bool is_strict = true;  ///< missing and unexpected names are errors; other shapes always are
-  std::vector<std::string> optional = {};  ///< names that may be missing or unexpected all the same
+  std::vector<std::string> optional = {};  ///< names that may be missing or unexpected
   /// For weights that nobody will write to: tensors on the CPU of the file's dtype take the bytes
   /// of the file, mapped as they may be, instead of a copy.
   bool may_share = false;
 };
 
-/// What a file and a module do not share.
-struct LoadReport {
-  std::vector<std::string> missing;     ///< in the module, not in the file
-  std::vector<std::string> unexpected;  ///< in the file, not in the module
-  std::vector<std::string> mismatched;  ///< "conv_in.weight is [64, 3, 3, 3], expected [128, ...]"
-
-  bool is_clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
-  /// One line; of long lists the first names and the number of the others.
-  std::string text() const;
-};
-
 /// Copies the file's values into the module's tensors, converting floating types to the module's.
 /// Deferred ones (tensor/deferred_init.h) are read when they get their values.
 /// Everything is checked first: on an error the module is as it was. Throws Error(kInvalidArgument)
-/// with the report's text. Returns what a non-strict load passed over.
-LoadReport load_into(torch::nn::Module& module, const io::StateDict& state,
-                     const LoadOptions& options = {});
+/// for names that only the file or only the module has, and for other shapes or kinds of numbers:
+/// one line with all of them, of long lists the first and the number of the others.
+void load_into(torch::nn::Module& module, const io::StateDict& state,
+               const LoadOptions& options = {});
 
 /// The same for tensors that are in no module: optimizer state, EMA, parts (which take their
 /// elements of the file's tensor).
-LoadReport load_into(const NamedTensors& targets, const io::StateDict& state,
-                     const LoadOptions& options = {});
+void load_into(const NamedTensors& targets, const io::StateDict& state,
+               const LoadOptions& options = {});
 
 }  // namespace vgen::checkpoint

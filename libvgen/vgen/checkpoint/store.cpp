@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <filesystem>
 #include <optional>
+#include <random>
 #include <set>
+#include <system_error>
 #include <thread>
 
 #include "vgen/checkpoint/detail/host_copy.h"
@@ -29,7 +32,8 @@ namespace {
 
 constexpr std::string_view kPrefix = "step_";
 constexpr std::string_view kNotShared =
-    ": is not there, but rank 0 has it; put the run folder on a file system that all hosts share";
+    ": is not there as rank 0 has it; give all ranks one --run-dir, on a file system that all "
+    "hosts share";
 constexpr std::string_view kNoCheckpoint = ": holds no valid checkpoint";
 constexpr std::string_view kGetOne = "; let the run write one, or name a file of weights";
 
@@ -56,9 +60,11 @@ CheckpointInfo inspect(const std::string& path, bool with_checksum) {
     const detail::Index index = detail::read_index(path);
     info.step = index.step;
     info.metrics = index.metrics;
+    info.checksum = index.checksum;
     for (const auto& [name, entry] : index.files.members) {
       detail::check_file(path, name, entry, with_checksum);
     }
+    detail::check_unlisted(path, index);
   } catch (const Error& error) {
     info.problem = error.what();
   }
@@ -103,6 +109,81 @@ void remove_folder(const std::string& path) {
   fs::remove(path + "/index.json", error);
   fs::remove_all(path, error);
   if (error) log_warning(path, ": cannot be removed: ", error.message());
+}
+
+/// Calls `look` until it throws no more, for a while, then lets its error through.
+void look_patiently(const std::string& folder, int64_t patience_ms,
+                    const std::function<void()>& look) {
+  const auto now = std::chrono::steady_clock::now;
+  const auto end = now() + std::chrono::milliseconds(patience_ms);
+  while (true) {
+    try {
+      return look();
+    } catch (const Error&) {
+      if (now() >= end) throw;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    // Network file systems ask the server again for a folder that is opened.
+    std::error_code error;
+    const fs::directory_iterator opened(folder, error);
+  }
+}
+
+/// An empty file of a random name, as long as this lives.
+class Token {
+ public:
+  explicit Token(const std::string& folder) {
+    std::random_device random;
+    name_ = str_cat(".shared-", random(), "-", random());
+    path_ = str_cat(folder, "/", name_);
+    io::write_file_atomically(path_, "");
+  }
+  ~Token() {
+    std::error_code error;
+    fs::remove(path_, error);
+  }
+  Token(const Token&) = delete;
+  Token& operator=(const Token&) = delete;
+
+  const std::string& name() const { return name_; }
+
+ private:
+  std::string name_, path_;
+};
+
+/// Nothing is listed for a rank's word alone: the checkpoints before it may be removed for this
+/// one.
+void check_written(const std::string& path, const detail::Index& index, int64_t patience_ms) {
+  try {
+    look_patiently(path, patience_ms, [&] {
+      for (const auto& [name, entry] : index.files.members) {
+        detail::check_file(path, name, entry, /*with_checksum=*/false);
+      }
+    });
+  } catch (const Error& error) {
+    throw_error(ErrorCode::kUnavailable, path,
+                ": rank 0 does not see what was written: ", error.what(),
+                "; put the run folder on a file system that all hosts share");
+  }
+}
+
+/// What rank 0 writes all have to see: found out before there is a step to lose. Collective.
+void check_shared(const std::string& folder, dist::Group& group, int64_t patience_ms) {
+  if (group.size() == 1) return;
+  std::optional<Token> token;
+  const auto names = dist::together(group, [&] {
+    if (group.rank() != 0) return std::string();
+    token.emplace(folder);
+    return token->name();
+  });
+  dist::together(group, [&] {
+    look_patiently(folder, patience_ms, [&] {
+      std::error_code error;
+      require(fs::exists(str_cat(folder, "/", names[0]), error), ErrorCode::kUnavailable, folder,
+              kNotShared);
+    });
+    return std::string();
+  });
 }
 
 }  // namespace
@@ -157,18 +238,24 @@ std::string newest_checkpoint(const std::string& path) {
 
 CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group) {
   CheckpointInfo info;
-  const auto found = dist::together(group, [&] {
-    if (group.rank() == 0) info = find_checkpoint(path);
-    return info.path;
+  const auto found = dist::together(group, [&] {  // "<checksum> <where in path>"
+    if (group.rank() != 0) return std::string();
+    info = find_checkpoint(path);
+    return str_cat(info.checksum, " ", fs::path(info.path).lexically_relative(path).string());
   });
   dist::together(group, [&] {
-    if (group.rank() == 0) return info.path;
-    info.path = found[0];
+    if (group.rank() == 0) return std::string();
+    const size_t space = found[0].find(' ');
+    const std::string inside = found[0].substr(space + 1);
+    info.path = inside == "." ? path : (fs::path(path) / inside).string();
     require(fs::is_directory(info.path), ErrorCode::kUnavailable, info.path, kNotShared);
     const detail::Index index = detail::read_index(info.path);
+    require(index.checksum == found[0].substr(0, space), ErrorCode::kUnavailable, info.path,
+            "/index.json", kNotShared);
     info.step = index.step;
     info.metrics = index.metrics;
-    return info.path;
+    info.checksum = index.checksum;
+    return std::string();
   });
   return info;
 }
@@ -209,8 +296,12 @@ struct CheckpointStore::Writing {
   }
 };
 
-CheckpointStore::CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group)
-    : folder_(std::move(folder)), config_(std::move(config)), group_(group) {
+CheckpointStore::CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group,
+                                 int64_t patience_ms)
+    : folder_(std::move(folder)),
+      config_(std::move(config)),
+      patience_ms_(patience_ms),
+      group_(group) {
   if (group_ == nullptr) {
     alone_ = dist::Group::alone();
     group_ = alone_.get();
@@ -221,6 +312,7 @@ CheckpointStore::CheckpointStore(std::string folder, CheckpointConfig config, di
     require(!error, ErrorCode::kUnavailable, folder_, ": cannot be made: ", error.message());
     return std::string();
   });
+  check_shared(folder_, *group_, patience_ms_);
 }
 
 CheckpointStore::~CheckpointStore() = default;
@@ -246,7 +338,15 @@ void CheckpointStore::save(const Snapshot& snapshot) {
   try {
     if (!host_copy_) host_copy_ = std::make_unique<detail::HostCopy>();
     writing.plan.own = host_copy_->copy(writing.plan.own);
-    writing.thread = std::thread([this, &writing] { write_own(writing); });
+    try {
+      writing.thread = std::thread([this, &writing] { write_own(writing); });
+    } catch (const std::system_error& error) {
+      log_warning("the system gives no thread to save step ", writing.step, " in the background (",
+                  error.code().message(),
+                  "), training waits for it; raise the limits of processes and memory (ulimit -u "
+                  "and -v)");
+      write_own(writing);
+    }
   } catch (...) {
     writing.error = std::current_exception();
     writing.is_done = true;
@@ -315,6 +415,7 @@ void CheckpointStore::complete(const Writing& writing, const std::vector<std::st
     announce("state.json");
     io::write_file_atomically(path + "/state.json", io::dump_json(writing.state, 1) + "\n");
     index.files.set("state.json", detail::describe_file(path + "/state.json"));
+    check_written(path, index, patience_ms_);
     announce("index.json");
     detail::write_index(path, index);
   }
@@ -370,7 +471,7 @@ void CheckpointStore::rotate() {
     if (config_.keep_last == 0 || is_recent) kept.insert(info.path);
     if (info.metrics.contains(config_.best_metric)) scored.push_back(&info);
   }
-  const double sign = config_.best_mode == "max" ? -1 : 1;
+  const double sign = config_.best_mode == "min" ? 1 : -1;
   std::ranges::stable_sort(scored, {}, [&](const CheckpointInfo* info) {
     return sign * info->metrics.at(config_.best_metric);
   });

@@ -5,14 +5,16 @@
 //   ema.safetensors          the same names, averaged weights (only with EMA)
 //   discriminator.safetensors, optimizer.safetensors, ...   what the task adds
 //   state.json               step, data position, loss scalers, what is being summed for metrics
-//   index.json               size and CRC-32C of each file above; written last
+//   index.json               size and CRC-32C of each file above, and a CRC-32C of its own fields;
+//                            written last
 //
 // Where ranks hold parts of tensors each writes its own, and model.safetensors becomes
 // model-00001-of-00004.safetensors and so on (io/shards.h); the index then tells of each tensor the
 // whole shape, and which elements lie in which shard. checkpoint/load.h reads either.
 //
-// A folder without a readable index, or with a file that is not as the index says, is no
-// checkpoint: a process killed at any moment leaves the checkpoints before it untouched.
+// A folder without a readable index, with a file that is not as the index says, or with weights
+// that it does not list, is no checkpoint: a process killed at any moment leaves the checkpoints
+// before it untouched.
 
 #include <functional>
 #include <map>
@@ -39,8 +41,8 @@ struct CheckpointConfig {            // YAML section `checkpoint:`
   int64_t every = 5000;              ///< steps between two checkpoints; the last step has one too
   int64_t keep_last = 3;             ///< newest ones kept; 0 = all
   int64_t keep_best = 1;             ///< kept besides by `best_metric`; 0 = none
-  std::string best_metric = "psnr";  ///< a validation metric
-  std::string best_mode = "max";     ///< which value is best: max, min
+  std::string best_metric = "auto";  ///< a validation metric; auto: that of the task
+  std::string best_mode = "auto";    ///< which value is best: max, min; auto: as the metric tells
   /// Copy to host memory, go on, and write in the background; takes as much memory as a rank
   /// writes.
   bool async_save = false;
@@ -51,7 +53,7 @@ void visit_fields(Visitor& v, CheckpointConfig& c) {
   v("keep_last", c.keep_last, at_least(0));
   v("keep_best", c.keep_best, at_least(0));
   v("best_metric", c.best_metric);
-  v("best_mode", c.best_mode, one_of({"max", "min"}));
+  v("best_mode", c.best_mode, one_of({"auto", "max", "min"}));
   v("async_save", c.async_save);
 }
 
@@ -76,6 +78,7 @@ struct CheckpointInfo {
   int64_t step = 0;
   std::string problem;  ///< why it is not valid; empty = valid
   std::map<std::string, double> metrics;
+  std::string checksum;  ///< CRC-32C of what the index says: the same one, the same checkpoint
 };
 
 /// "step_0001000"
@@ -90,8 +93,8 @@ CheckpointInfo check_checkpoint(const std::string& path);
 /// there are some and none is valid, with the problem of each; kUnavailable when a folder cannot be
 /// read.
 CheckpointInfo find_checkpoint(const std::string& path);
-/// The same for all ranks: rank 0 looks and reads, the others trust it, also in its error.
-/// Collective.
+/// The same for all ranks: rank 0 looks and reads, the others trust it, also in its error. They
+/// have to find the same index in their `path`. Collective.
 CheckpointInfo find_checkpoint(const std::string& path, dist::Group& group);
 
 /// The newest checkpoint of `path`, or `path` if it is one, by its index alone: no other file is
@@ -112,8 +115,14 @@ io::Json read_state(const CheckpointInfo& checkpoint);
 /// tensors in the same order. The folder has to be the same one on every rank.
 class CheckpointStore {
  public:
-  /// `folder` is `<run>/checkpoints`; it is made when missing. `group` must outlive the store.
-  CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group = nullptr);
+  /// How long a rank looks for what another one has written: network file systems show it late.
+  static constexpr int64_t kPatienceMs = 30'000;
+
+  /// `folder` is `<run>/checkpoints`; it is made when missing. `group` must outlive the store. What
+  /// is best is to be told by name: with "auto" as the metric none is kept as the best. Throws
+  /// Error(kUnavailable) on every rank where the folder is not the same one on all.
+  CheckpointStore(std::string folder, CheckpointConfig config, dist::Group* group = nullptr,
+                  int64_t patience_ms = kPatienceMs);
   /// Waits for the files that are being written. Without finish() before it, an asynchronous
   /// checkpoint in shards stays unfinished.
   ~CheckpointStore();
@@ -123,7 +132,8 @@ class CheckpointStore {
   /// removed and the others are untouched: Error(kUnavailable), on every rank, with the rank that
   /// failed.
   ///
-  /// With async_save it returns as soon as the tensors are copied, and one thread per rank writes.
+  /// With async_save it returns as soon as the tensors are copied, and one thread per rank writes;
+  /// a rank that the system gives no thread warns, and writes before it returns.
   /// An error of it is thrown by the next call of any method here. A whole checkpoint is valid as
   /// soon as it is written; one in shards after the first poll(), finish() or save() that finds
   /// every rank's shards written.
@@ -158,6 +168,7 @@ class CheckpointStore {
 
   std::string folder_;
   CheckpointConfig config_;
+  int64_t patience_ms_;
   std::unique_ptr<dist::Group> alone_;  ///< where no group is given
   dist::Group* group_;
   std::unique_ptr<detail::HostCopy> host_copy_;

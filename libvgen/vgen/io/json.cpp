@@ -204,7 +204,12 @@ std::string_view json_kind_name(Json::Kind kind) {
 }
 
 Json parse_json(std::string_view text, const JsonLimits& limits) {
-  Builder builder(limits);
+  JsonLimits bounds = limits;
+  if (limits.bytes_per_node > 0) {
+    bounds.max_nodes =
+        std::max(limits.max_nodes, static_cast<int64_t>(text.size()) / limits.bytes_per_node);
+  }
+  Builder builder(bounds);
   // The parser skips a byte order mark, which RFC 8259 allows to refuse.
   require(!text.starts_with("\xef\xbb\xbf"), ErrorCode::kDataCorrupt,
           "not valid JSON at byte 0: starts with a byte order mark");

@@ -57,6 +57,9 @@ std::string_view json_kind_name(Json::Kind kind);
 struct JsonLimits {
   int64_t max_depth = 64;
   int64_t max_nodes = 1'000'000;
+  /// Not 0: a long text may have more values than max_nodes, one for so many of its bytes. Memory
+  /// is then bounded by the text: a value takes about 100 bytes.
+  int64_t bytes_per_node = 0;
 };
 
 /// One whole document: RFC 8259, UTF-8, no comments, nothing after it. Refused with

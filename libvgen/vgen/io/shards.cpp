@@ -10,6 +10,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kExtension = ".safetensors";
 constexpr size_t kMinDigits = 5;
+constexpr int64_t kMaxShards = 1'000'000;  // names are made for all of them
 
 std::string padded(int64_t number) {
   const std::string digits = std::to_string(number);
@@ -89,6 +90,7 @@ std::optional<ShardName> parse_shard_name(const std::string& name) {
   const auto number = parse_number(std::string_view(stem).substr(dash + 1, of - dash - 1));
   const auto count = parse_number(std::string_view(stem).substr(of + 4));
   if (!number || !count || *number < 1 || *number > *count) return std::nullopt;
+  if (*count > kMaxShards) return std::nullopt;
   return ShardName{str_cat(stem.substr(0, dash), kExtension), *number, *count};
 }
 
@@ -158,13 +160,10 @@ void SlicedFile::list_tensors(const std::vector<std::string>& files) {
   first_file_ = files.front();
   std::unordered_map<std::string, size_t> index_of;
   for (const std::string& file : files) {
-    const Safetensors& content = shard(file).content;
+    const Shard& opened = shard(file);
     try {
-      const std::map<std::string, Part> parts = parse_parts(content.metadata);
-      for (const auto& [name, array] : content.tensors) {
-        const auto part = parts.find(name);
-        const Part whole{array.shape, 0};
-        const Part& found = part == parts.end() ? whole : part->second;
+      for (const auto& [name, array] : opened.content.tensors) {
+        const Part found = opened.part_of(name, array);
         const auto [place, is_new] = index_of.emplace(name, tensors_.size());
         if (is_new) tensors_.push_back({name, array.dtype, found.shape, {}});
         SlicedTensor& tensor = tensors_[place->second];
@@ -189,11 +188,23 @@ void SlicedFile::list_tensors(const std::vector<std::string>& files) {
   }
 }
 
+Part SlicedFile::Shard::part_of(const std::string& name, const Array& array) const {
+  const auto found = parts.find(name);
+  return found == parts.end() ? Part{array.shape, 0} : found->second;
+}
+
 SlicedFile::Shard& SlicedFile::shard(const std::string& file) {
   const auto found = shards_.find(file);
   if (found != shards_.end()) return found->second;
-  Shard shard{.bytes = map_file(str_cat(folder_, "/", file)), .content = {}, .arrays = {}};
+  Shard shard{
+      .bytes = map_file(str_cat(folder_, "/", file)), .content = {}, .arrays = {}, .parts = {}};
   shard.content = parse_safetensors(shard.bytes);
+  try {
+    shard.parts = parse_parts(shard.content.metadata);
+  } catch (Error& error) {
+    error.add_context(shard.bytes.name);
+    throw;
+  }
   for (const auto& [name, array] : shard.content.tensors) shard.arrays.emplace(name, &array);
   return shards_.emplace(file, std::move(shard)).first->second;
 }
@@ -208,6 +219,11 @@ Array SlicedFile::row(const SlicedTensor& tensor, const Slice& slice) {
           file.bytes.name, ": tensor '", printable(tensor.name), "' has ", row.num_elements(),
           " elements of ", dtype_name(row.dtype), ", expected ", slice.length, " of ",
           dtype_name(tensor.dtype));
+  const Part part = file.part_of(tensor.name, row);
+  require(part.begin == slice.begin && part.shape == tensor.shape, ErrorCode::kDataCorrupt,
+          file.bytes.name, ": tensor '", printable(tensor.name), "' begins at element ", part.begin,
+          " of ", format_shape(part.shape), ", expected element ", slice.begin, " of ",
+          format_shape(tensor.shape));
   row.shape = {slice.length};
   return row;
 }
@@ -218,10 +234,13 @@ Array SlicedFile::whole(const SlicedTensor& tensor) {
     array.shape = tensor.shape;
     return array;
   }
+  std::vector<Array> rows;
+  for (const Slice& slice : tensor.slices) rows.push_back(row(tensor, slice));
   return make_array(tensor.dtype, tensor.shape, [&](std::span<std::byte> out) {
     const size_t size = item_size(tensor.dtype);
-    for (const Slice& slice : tensor.slices) {
-      const Array values = row(tensor, slice);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Slice& slice = tensor.slices[i];
+      const Array& values = rows[i];
       std::ranges::copy(values.data, out.subspan(static_cast<size_t>(slice.begin) * size).begin());
       // So that a large file is in memory once.
       const FileBytes& file = shard(slice.file).bytes;

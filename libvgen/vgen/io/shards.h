@@ -19,9 +19,11 @@ namespace vgen::io {
 
 inline constexpr std::string_view kPartsKey = "vgen.parts";
 
-/// An index of a checkpoint with many shards is larger than other texts.
-inline constexpr size_t kMaxIndexBytes = size_t{1} << 30;
-inline constexpr JsonLimits kIndexLimits{.max_nodes = 100'000'000};
+/// An index of a checkpoint with many shards is larger than other texts: 300 tensors of a model of
+/// 7B parameters, as weights, averages and two moments, each cut over 1024 ranks, are 1.2 million
+/// slices of about 60 bytes and 4 values, 75 MB and 5 million values.
+inline constexpr size_t kMaxIndexBytes = size_t{256} << 20;
+inline constexpr JsonLimits kIndexLimits{.bytes_per_node = 8};
 
 /// Whose elements a row holds: those from `begin` on of a tensor of this shape, row-major.
 struct Part {
@@ -41,7 +43,7 @@ struct ShardName {
   int64_t number = 1;
   int64_t count = 1;
 };
-/// The inverse of shard_name; nothing for other names.
+/// The inverse of shard_name; nothing for other names, nor for one of more than a million shards.
 std::optional<ShardName> parse_shard_name(const std::string& name);
 
 /// Elements of a tensor that lie in one file.
@@ -79,9 +81,11 @@ class SlicedFile {
   /// In the order of the files.
   const std::vector<SlicedTensor>& tensors() const { return tensors_; }
 
-  /// The elements of a slice: one axis. Throws Error(kDataCorrupt) where the file has others.
+  /// The elements of a slice: one axis. Throws Error(kDataCorrupt) where the file has others, by
+  /// their number and dtype, or by what it says itself of the whole shape and the first element.
   Array row(const SlicedTensor& tensor, const Slice& slice);
-  /// The whole tensor; copied where it lies in more than one file.
+  /// The whole tensor; copied where it lies in more than one file. All its rows are checked before
+  /// memory is taken.
   Array whole(const SlicedTensor& tensor);
 
   /// Of the first file, but for what it says of parts.
@@ -94,6 +98,9 @@ class SlicedFile {
     FileBytes bytes;
     Safetensors content;
     std::unordered_map<std::string_view, const Array*> arrays;
+    std::map<std::string, Part> parts;
+
+    Part part_of(const std::string& name, const Array& array) const;
   };
   Shard& shard(const std::string& file);
   void list_tensors(const std::vector<std::string>& files);

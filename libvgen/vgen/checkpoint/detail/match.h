@@ -16,14 +16,12 @@ struct Stored {
   std::vector<int64_t> shape;
 };
 
-struct Match {
-  std::vector<std::pair<const NamedTensor*, size_t>> pairs;  ///< a target, its index in `stored`
-  LoadReport report;
-};
+/// A target, its index in `stored`.
+using Pairs = std::vector<std::pair<const NamedTensor*, size_t>>;
 
 /// Which of the stored tensors goes where; `source` is what errors call the file. Parts are
 /// compared by the shape of their whole. Throws Error(kInvalidArgument) as load_into() does.
-Match match(const NamedTensors& targets, const std::vector<Stored>& stored,
+Pairs match(const NamedTensors& targets, const std::vector<Stored>& stored,
             const LoadOptions& options, const std::string& source);
 
 /// `row`: the elements of a stored tensor from `begin` on, of which the target takes those that are
