@@ -10,10 +10,12 @@ namespace {
 
 struct StageConfig {
   double lr = 0.1;
+  double share = 1;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, StageConfig& c) {
   v("lr", c.lr, more_than(0));
+  v("share", c.share, more_than(0, 1));
 }
 
 struct ModelConfig {
@@ -42,6 +44,14 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v("use_ema", c.use_ema);
   v("model", c.model);
   v("stages", c.stages);
+}
+
+struct NarrowConfig {
+  ModelConfig model;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, NarrowConfig& c) {
+  v("model", c.model, only("loss", {"l2"}));
 }
 
 RunConfig parse(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
@@ -98,6 +108,26 @@ TEST_CASE("config: values of another type or out of range are refused", "[core]"
   CHECK(error_in("name: [a]") == "run.yaml:1: 'name': expected text, found a list");
   CHECK(error_in("stages: [{lr: 1}, {lr: 0}]") ==
         "run.yaml:1: 'stages.1.lr': expected more than 0, found '0'");
+  for (const std::string share : {"0", "1.01"}) {
+    CHECK(error_in(str_cat("stages: [{share: ", share, "}]")) ==
+          str_cat("run.yaml:1: 'stages.0.share': expected more than 0, at most 1, found '", share,
+                  "'"));
+  }
+  CHECK(parse("stages: [{share: 1}]").stages[0].share == 1);
+}
+
+TEST_CASE("config: a struct's field may have fewer choices where the struct is used", "[core]") {
+  const auto error = [](const std::string& yaml) {
+    return test::error_of([&] { read_config<NarrowConfig>(parse_yaml(yaml, "run.yaml")); });
+  };
+  CHECK(error("model:\n  n_layer: 2\n  loss: l1\n") ==
+        "run.yaml:3: 'model.loss': expected l2; found 'l1'");
+  CHECK(error("model: {loss: l3}") ==
+        "run.yaml:1: 'model.loss': expected one of l1, l2; found 'l3'");
+  for (const char* yaml : {"model: {loss: l2}", "model: {loss: }", "model: {n_layer: 2}", ""}) {
+    CHECK(read_config<NarrowConfig>(parse_yaml(yaml, "run.yaml")).model.loss == "l2");
+  }
+  CHECK_THAT(dump_config(NarrowConfig()), Catch::Contains("  loss: l2\n"));
 }
 
 TEST_CASE("config: broken YAML is an error with its line", "[core]") {

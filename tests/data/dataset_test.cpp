@@ -1,13 +1,17 @@
 #include "vgen/data/dataset.h"
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <utility>
 
 #include "data/data_support.h"
 #include "support/support.h"
 #include "vgen/core/strings.h"
 #include "vgen/data/detail/archive.h"
 #include "vgen/data/detail/byte_source.h"
+#include "vgen/data/detail/index_cache.h"
 #include "vgen/data/image.h"
 
 namespace vgen::data {
@@ -330,21 +334,79 @@ TEST_CASE("dataset: an index that cannot be cached is only a warning", "[data]")
   CHECK(Dataset::open({.path = temp / "set", .index_cache = temp / "file"}).size() == 1);
 }
 
+std::string content(const detail::ByteSource& source) {
+  std::string bytes(source.size(), '\0');
+  source.read(0, std::as_writable_bytes(std::span(bytes)));
+  return bytes;
+}
+
 TEST_CASE("dataset: a compressed tar too large for memory is unpacked once", "[data]") {
   const TempDir temp;
   const std::string tar = test::tar_bytes(kTwoClasses), packed = temp / "a.tar.gz";
   test::write_file(packed, test::tar_bytes(kTwoClasses, "gzip"));
-  const auto content = [&](const detail::ByteSource& source) {
-    std::string bytes(source.size(), '\0');
-    source.read(0, std::as_writable_bytes(std::span(bytes)));
-    return bytes;
-  };
   CHECK(content(*detail::open_compressed(packed, temp / "b.tar")) == tar);
   CHECK_FALSE(fs::exists(temp / "b.tar"));
   CHECK(content(*detail::open_compressed(packed, temp / "b.tar", 1000)) == tar);
   CHECK(fs::file_size(temp / "b.tar") == tar.size());
   test::write_file(packed, "gone");  // not looked at again
   CHECK(content(*detail::open_compressed(packed, temp / "b.tar", 1000)) == tar);
+}
+
+/// Environment variables that are put back.
+class Variables {
+ public:
+  void set(const char* name, const std::string& value) {
+    const char* before = std::getenv(name);
+    before_.emplace_back(name,
+                         before == nullptr ? std::nullopt : std::optional(std::string(before)));
+    ::setenv(name, value.c_str(), /*overwrite=*/1);
+  }
+  ~Variables() {
+    for (auto entry = before_.rbegin(); entry != before_.rend(); ++entry) {
+      const auto& [name, value] = *entry;
+      if (value) {
+        ::setenv(name.c_str(), value->c_str(), /*overwrite=*/1);
+      } else {
+        ::unsetenv(name.c_str());
+      }
+    }
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::optional<std::string>>> before_;
+};
+
+TEST_CASE("dataset: with the cache off nothing of an unpacked tar is left", "[data]") {
+  const TempDir temp;
+  Variables variables;
+  variables.set("XDG_CACHE_HOME", temp / "cache");
+  const std::string tar = test::tar_bytes(kTwoClasses), packed = temp / "a.tar.gz";
+  test::write_file(packed, test::tar_bytes(kTwoClasses, "gzip"));
+  const auto place = [&](const std::string& cache) {
+    return detail::unpacked_path({.path = packed, .index_cache = cache});
+  };
+  CHECK(place("off") == "");
+  CHECK_FALSE(fs::exists(temp / "cache"));
+  CHECK(place("auto").starts_with(temp / "cache/vgen/a.tar.gz."));
+  CHECK(place(temp / "mine").starts_with(temp / "mine/a.tar.gz."));
+
+  fs::create_directory(temp / "tmp");
+  variables.set("TMPDIR", temp / "tmp");
+  const auto files_before = test::files_in(temp.path());
+  auto source = detail::open_compressed(packed, place("off"), 1000);
+  CHECK(content(*source) == tar);
+  CHECK(test::files_in(temp / "tmp").empty());
+  CHECK(test::files_in(temp / "cache/vgen").empty());
+  CHECK(test::files_in(temp.path()) == files_before);
+  CHECK_THAT(test::error_of([&] {
+               std::vector<std::byte> two(2);
+               source->read(tar.size() - 1, two);
+             }),
+             Catch::Contains(temp / "tmp: ends at byte "));
+
+  variables.set("TMPDIR", temp / "nowhere");
+  CHECK_THAT(test::error_of([&] { detail::open_compressed(packed, "", 1000); }),
+             Catch::Contains("no folder for temporary files") && Catch::Contains("set TMPDIR"));
 }
 
 TEST_CASE("dataset: the shipped digits and photos", "[data]") {

@@ -154,6 +154,56 @@ TEST_CASE("edit: the class decides what is drawn, the seed which drawing", "[eva
   CHECK_FALSE(torch::equal(draw("other", 3, 6), three_SS3));
 }
 
+TEST_CASE("edit: the settings that shape a drawing are recorded", "[eval]") {
+  const test::TempDir dir;
+  const Original original(dir, 8);
+  const auto record = [&](const eval::EditConfig& config) {
+    eval::edit_image(config);
+    return io::parse_json(test::read_file(config.out + "/edit.json"));
+  };
+  const auto is_set = [](const io::Json& json, const char* key) {
+    const io::Json* value = json.find(key);
+    REQUIRE(value != nullptr);
+    return io::dump_json(*value);
+  };
+  auto config = var_config(original.path, dir / "within");
+  config.box = "0.25,0.25,0.75,0.75";
+  config.task = "outpaint";
+  config.model.batch_size = 3;
+  config.model.settings.more_smooth = true;
+  const io::Json within = record(config);
+  CHECK(is_set(within, "extend") == "false");
+  CHECK(within.find("keep_rows") == nullptr);
+  CHECK(within.find("mask") == nullptr);
+
+  config.out = dir / "wider";
+  config.must_extend = true;
+  config.keep_original = false;
+  const io::Json wider = record(config);
+  CHECK(is_set(wider, "extend") == "true");
+  CHECK(is_set(wider, "task") == "\"outpaint\"");
+  CHECK(is_set(wider, "box") == "\"0.25,0.25,0.75,0.75\"");
+  CHECK(is_set(wider, "image_size") == "8");
+  CHECK(is_set(wider, "device") == "\"cpu\"");
+  CHECK(is_set(wider, "batch_size") == "3");
+  CHECK(is_set(wider, "more_smooth") == "true");
+  CHECK(is_set(wider, "top_k") == "900");
+  CHECK(is_set(wider, "keep_original") == "false");
+
+  auto below = var_config(original.path, dir / "below");
+  below.model.checkpoint = golden("gpt_c2i/ckpt.safetensors");
+  below.model.gpt.n_head = 2;
+  below.model.tokenizer = golden("vq16/ckpt.safetensors");
+  below.model.image_size = 96;
+  below.task = "complete";
+  below.label = 3;
+  below.kept_rows = 0.4;  // 2 of 6 rows of codes
+  const io::Json rows = record(below);
+  CHECK(is_set(rows, "keep_rows") == "0.4");
+  CHECK(rows.get_float("kept_share") == Approx(2.0 / 6));
+  CHECK(rows.find("extend") == nullptr);
+}
+
 TEST_CASE("edit: what cannot be edited is told in one line, and nothing is written", "[eval]") {
   const test::TempDir dir;
   const Original original(dir, 8);

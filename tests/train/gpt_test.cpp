@@ -312,6 +312,30 @@ TEST_CASE("gpt training: bf16 and init_from", "[train]") {
   const std::string weights = small.path("r/checkpoints/step_0000006/model.safetensors");
   small.train("next", {"init_from=" + weights, "optimizer.lr=0"});
   CHECK(small.weights("next") == test::read_file(weights));
+  // The run folder: the weights of its newest checkpoint, not the averages.
+  small.train("again", {"init_from=" + small.path("r"), "optimizer.lr=0"});
+  CHECK(small.weights("again") == test::read_file(weights));
+}
+
+TEST_CASE("gpt training: the checkpoint of the lowest validation loss is kept", "[train]") {
+  const SmallRun small;
+  const std::vector<std::string> common = {"checkpoint.keep_last=1", "validate_every=2"};
+  const auto with = [&](std::vector<std::string> overrides) {
+    overrides.insert(overrides.end(), common.begin(), common.end());
+    return overrides;
+  };
+  small.train("r", with({"steps=2"}));
+  small.train("r", with({"steps=4", "optimizer.lr=1"}), "auto");  // far too high
+  const auto losses = small.values("r", "val/loss");
+  REQUIRE(losses.at(4) > losses.at(2));
+  CHECK(test::files_in(small.path("r/checkpoints")) ==
+        std::vector<std::string>{"latest", "step_0000002", "step_0000004"});
+  CHECK_THAT(test::read_file(small.path("r/log.txt")), !Contains("best_metric"));
+
+  // A name that there is no value of is still told.
+  small.train("named", with({"steps=2", "checkpoint.best_metric=psnr"}));
+  CHECK_THAT(test::read_file(small.path("named/log.txt")),
+             Contains("checkpoint.best_metric is psnr, which this validation does not have"));
 }
 
 TEST_CASE("gpt training: what does not fit together is refused by name", "[train]") {
@@ -325,8 +349,15 @@ TEST_CASE("gpt training: what does not fit together is refused by name", "[train
   CHECK_THAT(small.error({"data.train="}), Contains("data.train is empty"));
   CHECK_THAT(small.error({"tokenizer.path=/no/such/file"}), Contains("/no/such/file"));
   CHECK_THAT(small.error({"model.n_head=5"}), Contains("n_head"));
-  CHECK_THAT(small.error({"model.model_type=t2i"}), Contains("c2i"));
-  CHECK_THAT(small.error({"preview.top_p=0"}), Contains("top-p"));
+  CHECK(small.error({"model.model_type=t2i"}) ==
+        "--set model.model_type=t2i: 'model.model_type': expected c2i; found 't2i'");
+  CHECK(small.error({"preview.top_p=0"}) ==
+        "--set preview.top_p=0: 'preview.top_p': expected more than 0, at most 1, found '0'");
+  test::write_file(small.path("t2i.yaml"), "include: small.yaml\nmodel:\n  model_type: t2i\n");
+  CHECK_THAT(error_of([&] {
+               resolved_config({small.path("t2i.yaml"), {}, "", "never"});
+             }),
+             Contains("t2i.yaml:3: 'model.model_type': expected c2i"));
   CHECK_THAT(small.error({"model.class_dropout_prob=0"}), Contains("null class"));
   CHECK_THAT(small.error({"task=gtp"}), Contains("gpt"));
   const std::string wider = golden("gpt_c2i/ckpt.safetensors");

@@ -107,6 +107,36 @@ TEST_CASE("optimizer: rules choose rates by name, the first match counts", "[tra
              Contains("optimizer.rules.0.match 'c.*' matches no parameter"));
 }
 
+TEST_CASE("optimizer: what a rule does not name is as without the rule", "[train]") {
+  const auto config = read_config<OptimizerConfig>(
+      parse_yaml("kind: adamw\nlr: 0.1\nweight_decay: 0.5\ndecay_min_dims: 2\nno_decay: [pos]\n"
+                 "rules: [{match: a.*, lr_scale: 0.5}, {match: b.*, weight_decay: 0.4}, "
+                 "{match: c.*, weight_decay: 0}, {match: pos.*, lr_scale: 2}]\n",
+                 "run.yaml"));
+  auto parameters = parameters_of(
+      {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight", "pos.weight", "d.weight"});
+  for (auto& item : parameters) item.tensor.detach().fill_(1.0);
+  Optimizer optimizer(config, parameters);
+  set_gradients(parameters, 0);
+  optimizer.step({});
+  const auto decay = [&](size_t i) { return 1 - parameters[i].tensor.flatten()[0].item<float>(); };
+  CHECK(decay(0) == Approx(0.05 * 0.5).epsilon(1e-4));  // lr_scale alone: the section's decay
+  CHECK(decay(1) == 0);                                 // and its decay_min_dims
+  CHECK(decay(2) == Approx(0.1 * 0.4).epsilon(1e-4));
+  CHECK(decay(3) == Approx(0.1 * 0.4).epsilon(1e-4));  // a decay that is named is that of all
+  CHECK(decay(4) == 0);
+  CHECK(decay(5) == 0);  // no_decay
+  CHECK(decay(6) == Approx(0.1 * 0.5).epsilon(1e-4));
+
+  // What is written for the open value reads back as open.
+  const std::string yaml = dump_config(config);
+  CHECK_THAT(yaml, Contains("weight_decay: -1\n"));
+  CHECK(dump_config(read_config<OptimizerConfig>(parse_yaml(yaml, "again.yaml"))) == yaml);
+  CHECK_THAT(test::error_of(
+                 [&] { Optimizer({.rules = {{.match = "*", .weight_decay = -0.1}}}, parameters); }),
+             Contains("optimizer.rules.0.weight_decay is -0.1; expected at least 0, or -1"));
+}
+
 TEST_CASE("optimizer: vectors have no decay below decay_min_dims", "[train]") {
   auto parameters = parameters_of({"a.weight", "a.bias"});
   for (auto& item : parameters) item.tensor.detach().fill_(1.0);

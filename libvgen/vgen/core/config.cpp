@@ -445,6 +445,7 @@ void ConfigReader::check_range(const ConfigNode& node, const std::string& name, 
   std::string expected;
   if (range.is_low_open) {
     expected = str_cat("more than ", range.low);
+    if (!std::isinf(range.high)) expected += str_cat(", at most ", range.high);
   } else if (std::isinf(range.high)) {
     expected = str_cat("at least ", range.low);
   } else {
@@ -457,7 +458,8 @@ void ConfigReader::check_choice(const ConfigNode& node, const std::string& name,
                                 const std::string& value, const OneOf& choice) {
   if (std::find(choice.names.begin(), choice.names.end(), value) != choice.names.end()) return;
   reject(node, name,
-         str_cat("expected one of ", join(choice.names, ", "), "; found ", describe(node)));
+         str_cat("expected ", choice.names.size() == 1 ? "" : "one of ", join(choice.names, ", "),
+                 "; found ", describe(node)));
 }
 
 ConfigNode ConfigWriter::write(bool value) { return scalar_node(value ? "true" : "false", false); }

@@ -58,7 +58,10 @@ struct Range {
   bool is_low_open = false;
 };
 inline Range at_least(double low) { return {.low = low}; }
-inline Range more_than(double low) { return {.low = low, .is_low_open = true}; }
+/// Above `low`, up to `high`.
+inline Range more_than(double low, double high = std::numeric_limits<double>::infinity()) {
+  return {.low = low, .high = high, .is_low_open = true};
+}
 inline Range between(double low, double high) { return {.low = low, .high = high}; }
 
 /// The texts that a string may be.
@@ -66,6 +69,16 @@ struct OneOf {
   std::vector<std::string> names;
 };
 inline OneOf one_of(std::vector<std::string> names) { return {std::move(names)}; }
+
+/// Of a struct: the texts that one of its fields may be here, fewer than the struct itself takes.
+///     v("model", c.model, only("model_type", {"c2i"}));
+struct Only {
+  std::string field;
+  OneOf choice;
+};
+inline Only only(std::string field, std::vector<std::string> names) {
+  return {std::move(field), {std::move(names)}};
+}
 
 /// Visitor that fills a struct from a ConfigNode.
 class ConfigReader {
@@ -88,6 +101,16 @@ class ConfigReader {
     if (const ConfigNode* node = take(name)) {
       read(*node, full_name(name), value);
       check_choice(*node, full_name(name), value, choice);
+    }
+  }
+  template <class T>
+  void operator()(const char* name, T& value, const Only& allowed) {
+    if (const ConfigNode* node = take(name)) {
+      read(*node, full_name(name), value);
+      const ConfigNode* field = node->find(allowed.field);
+      if (field == nullptr || field->kind == ConfigNode::Kind::kNull) return;
+      check_choice(*field, str_cat(full_name(name), ".", allowed.field), field->scalar,
+                   allowed.choice);
     }
   }
   /// After the last field: whatever was not asked for is an error that names the nearest field.

@@ -7,7 +7,8 @@
 //   (ILSVRC2012_img_train)
 //                   count as folders named by their stem, and are read in place too
 //   .tar.gz .tgz    decompressed once (.tar.xz, .tar.zst, .tar.bz2 too): kept in memory up to
-//                   256 MiB, above that as a plain tar in the cache folder
+//                   256 MiB, above that as a plain tar in the cache folder; without one
+//                   (index_cache: off) at every open, as a temporary file that leaves nothing
 //
 // Classes are the folders in byte order of their names, label = rank (n01440764 = 0, ...). Samples
 // are ordered by class, then folder, then file name; a folder is walked recursively, links are

@@ -12,6 +12,7 @@
 #include "vgen/eval/sample_session.h"
 #include "vgen/io/mapped_file.h"
 #include "vgen/io/result_folder.h"
+#include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
 
 namespace vgen::eval {
@@ -174,10 +175,16 @@ at::Tensor Edit::with_original(const at::Tensor& drawn_3SS) const {
 
 io::Json Edit::describe() const {
   io::Json json = session_.settings();
+  json.set("image_size", io::Json::number(session_.image_size()));
+  const c10::DeviceType device = parse_device(config_.model.device).type();
+  json.set("device", io::Json::string(c10::DeviceTypeName(device, /*lower_case=*/true)));
+  json.set("batch_size", io::Json::number(session_.batch_size()));
   json.set("task", io::Json::string(config_.task));
   json.set("image", io::Json::string(config_.image));
   if (!config_.mask.empty()) json.set("mask", io::Json::string(config_.mask));
   if (!config_.box.empty()) json.set("box", io::Json::string(config_.box));
+  if (config_.task == "outpaint") json.set("extend", io::Json::boolean(config_.must_extend));
+  if (config_.task == "complete") json.set("keep_rows", io::Json::number(config_.kept_rows));
   json.set("class_id", io::Json::number(config_.label));
   json.set("kept_share", io::Json::number(kept_share_));
   json.set("keep_original", io::Json::boolean(config_.keep_original));

@@ -42,7 +42,7 @@ struct EditConfig {
 ///
 ///   000000.png ...   the drawings, each with its parameters as a PNG text chunk, JSON
 ///   grid.png         the image, the image with what is drawn anew in grey, the drawings
-///   edit.json        the settings; written last
+///   edit.json        all settings that the drawings depend on; written last
 ///
 /// A cell of codes is kept when no pixel of it is to be drawn anew. A box is rounded to cells as in
 /// the official notebook. Throws Error; then `out` is as it was.

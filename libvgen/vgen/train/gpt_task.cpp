@@ -33,8 +33,6 @@ infer::GenerateSettings preview_settings(const GptRunConfig& config) {
 
 void validate(const GptRunConfig& config) {
   config.model.validate();
-  require(config.model.model_type == "c2i", ErrorCode::kInvalidArgument, "model.model_type is ",
-          config.model.model_type, "; this version trains c2i");
   require(!config.data.train.empty(), ErrorCode::kInvalidArgument,
           "data.train is empty; name a folder of codes, as `vgen extract` makes them");
   const infer::GenerateSettings settings = preview_settings(config);

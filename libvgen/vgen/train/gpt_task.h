@@ -42,7 +42,7 @@ void visit_fields(Visitor& v, PreviewConfig& c) {
   v("cfg_scale", c.cfg_scale, at_least(0));
   v("temperature", c.temperature, at_least(0));
   v("top_k", c.top_k, at_least(0));
-  v("top_p", c.top_p, between(0, 1));
+  v("top_p", c.top_p, more_than(0, 1));
 }
 
 struct GptRunConfig {
@@ -57,7 +57,7 @@ struct GptRunConfig {
 template <class Visitor>
 void visit_fields(Visitor& v, GptRunConfig& c) {
   visit_fields(v, c.run);
-  v("model", c.model);
+  v("model", c.model, only("model_type", {"c2i"}));  // captions are not trained on
   v("tokenizer", c.tokenizer);
   v("data", c.data);
   v("optimizer", c.optimizer);

@@ -31,21 +31,29 @@ bool is_laid_out_alike(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes();
 }
 
-GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor& parameter,
-                    std::vector<bool>& is_rule_used) {
-  for (size_t i = 0; i < config.rules.size(); ++i) {
-    const ParamRule& rule = config.rules[i];
-    if (fnmatch(rule.match.c_str(), parameter.name.c_str(), 0) != 0) continue;
-    is_rule_used[i] = true;
-    return {rule.lr_scale, rule.weight_decay};
-  }
+// What parameters without a rule have.
+double weight_decay_of(const OptimizerConfig& config, const checkpoint::NamedTensor& parameter) {
   const int64_t num_dims = parameter.is_part() ? static_cast<int64_t>(parameter.whole_sizes.size())
                                                : parameter.tensor.dim();
   const bool has_decay = num_dims >= config.decay_min_dims &&
                          std::ranges::none_of(config.no_decay, [&](const std::string& part) {
                            return parameter.name.find(part) != std::string::npos;
                          });
-  return {1, has_decay ? config.weight_decay : 0};
+  return has_decay ? config.weight_decay : 0;
+}
+
+GroupRates rates_of(const OptimizerConfig& config, const checkpoint::NamedTensor& parameter,
+                    std::vector<bool>& is_rule_used) {
+  GroupRates rates{1, weight_decay_of(config, parameter)};
+  for (size_t i = 0; i < config.rules.size(); ++i) {
+    const ParamRule& rule = config.rules[i];
+    if (fnmatch(rule.match.c_str(), parameter.name.c_str(), 0) != 0) continue;
+    is_rule_used[i] = true;
+    rates.lr_scale = rule.lr_scale;
+    if (rule.weight_decay >= 0) rates.weight_decay = rule.weight_decay;
+    break;
+  }
+  return rates;
 }
 
 }  // namespace
@@ -68,8 +76,12 @@ Optimizer::Optimizer(const OptimizerConfig& config, const NamedTensors& paramete
     }
   }
   for (size_t i = 0; i < is_rule_used.size(); ++i) {
+    const ParamRule& rule = config.rules[i];
     require(is_rule_used[i], ErrorCode::kInvalidArgument, "optimizer.rules.", i, ".match '",
-            config.rules[i].match, "' matches no parameter");
+            rule.match, "' matches no parameter");
+    require(rule.weight_decay >= 0 || rule.weight_decay == -1, ErrorCode::kInvalidArgument,
+            "optimizer.rules.", i, ".weight_decay is ", rule.weight_decay,
+            "; expected at least 0, or -1 for what these parameters have without the rule");
   }
   steps_ = at::zeros({static_cast<int64_t>(parameters_.size())},
                      at::TensorOptions().dtype(at::kFloat).device(parameters_[0].device()));

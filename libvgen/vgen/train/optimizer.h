@@ -17,16 +17,17 @@ namespace vgen::train {
 using checkpoint::NamedTensors;
 
 /// Parameters whose name matches `match` (a shell pattern: "*.bias", "encoder.*") get other rates.
+/// What a rule does not name stays as it is without the rule.
 struct ParamRule {  // YAML list `optimizer.rules:`
   std::string match;
   double lr_scale = 1;
-  double weight_decay = 0;  ///< instead of optimizer.weight_decay
+  double weight_decay = -1;  ///< in any case; -1: as the optimizer has it for these parameters
 };
 template <class Visitor>
 void visit_fields(Visitor& v, ParamRule& c) {
   v("match", c.match);
   v("lr_scale", c.lr_scale, at_least(0));
-  v("weight_decay", c.weight_decay, at_least(0));
+  v("weight_decay", c.weight_decay, at_least(-1));
 }
 
 struct OptimizerConfig {      // YAML section `optimizer:`
@@ -58,7 +59,8 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
 class Optimizer {
  public:
   /// Parameters as named_parameters() gives them, or parts of them, which may be empty: rules see
-  /// the whole. Throws Error(kInvalidArgument) for a rule that matches no parameter.
+  /// the whole. Throws Error(kInvalidArgument) for a rule that matches no parameter, and for a
+  /// weight decay of one that is below 0 and not -1.
   Optimizer(const OptimizerConfig& config, const NamedTensors& parameters);
   ~Optimizer();
   Optimizer(Optimizer&&) noexcept;

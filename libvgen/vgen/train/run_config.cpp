@@ -6,6 +6,15 @@
 
 namespace vgen::train {
 
+namespace {
+
+// A validation metric of which less is better.
+bool is_of_faults(const std::string& metric) {
+  return metric.find("loss") != std::string::npos || metric == "lpips" || metric == "dead_codes";
+}
+
+}  // namespace
+
 void validate(const RunConfig& config, int64_t world_size) {
   require((config.steps > 0) != (config.epochs > 0), ErrorCode::kInvalidArgument, "steps is ",
           config.steps, " and epochs is ", config.epochs, "; give one of the two a positive value");
@@ -14,6 +23,14 @@ void validate(const RunConfig& config, int64_t world_size) {
           "global_batch_size is ", config.global_batch_size, ", which does not divide by ",
           world_size, " ranks times ", config.grad_accum_steps, " micro-batches; ",
           (config.global_batch_size / parts + 1) * parts, " would");
+}
+
+checkpoint::CheckpointConfig kept_checkpoints(const RunConfig& config) {
+  checkpoint::CheckpointConfig kept = config.checkpoint;
+  const bool is_tokenizer = config.task == "tokenizer" || config.task == "var_tokenizer";
+  if (kept.best_metric == "auto") kept.best_metric = is_tokenizer ? "psnr" : "loss";
+  if (kept.best_mode == "auto") kept.best_mode = is_of_faults(kept.best_metric) ? "min" : "max";
+  return kept;
 }
 
 int64_t micro_batch_size(const RunConfig& config, int64_t world_size) {

@@ -26,7 +26,7 @@ struct RunConfig {
   std::string device = "auto";      ///< auto, cpu, cuda, cuda:N
   int64_t threads = 0;              ///< of the CPU's operators; 0 = one per core
   bool allow_tf32 = true;           ///< on CUDA, for what is computed in fp32
-  std::string init_from = {};       ///< weights to begin with: any file that vgen reads
+  std::string init_from = {};       ///< weights to begin with: a file, a checkpoint, a run folder
   int64_t log_every = 100;          ///< steps between two lines of metrics
   int64_t validate_every = 5000;    ///< steps between two validations; 0 = only at the end
   int64_t preview_every = 5000;     ///< steps between two pictures of samples; 0 = only at the end
@@ -67,6 +67,11 @@ void visit_fields(Visitor& v, RunConfig& c) {
 
 /// Throws Error(kInvalidArgument) where the fields do not fit together or the ranks.
 void validate(const RunConfig& config, int64_t world_size);
+
+/// `checkpoint:` with names in the place of "auto": the metric is "psnr" where a tokenizer is
+/// trained, "loss" where codes are predicted; the mode is "min" for metrics of what is wrong
+/// (losses, lpips, dead_codes), "max" for all others.
+checkpoint::CheckpointConfig kept_checkpoints(const RunConfig& config);
 
 /// Samples of one micro-batch of one rank.
 int64_t micro_batch_size(const RunConfig& config, int64_t world_size);

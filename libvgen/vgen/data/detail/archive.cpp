@@ -72,14 +72,22 @@ std::unique_ptr<ByteSource> open_compressed(const std::string& path, const std::
   }
   if (bytes.size() <= max_in_memory) return make_memory_source(std::move(bytes));
 
-  log_info(path, ": more than ", format_bytes(max_in_memory),
-           " when decompressed; unpacking the tar once to ", unpacked);
-  io::AtomicFile file(unpacked);
-  file.write(bytes);
-  bytes = {};
-  while (const size_t count = decompressor.read(chunk)) {
-    file.write(std::span<const std::byte>(chunk).first(count));
+  const auto unpack_into = [&](auto& file, const std::string& place) {
+    log_info(path, ": more than ", format_bytes(max_in_memory),
+             " when decompressed; unpacking the tar ", place);
+    file.write(bytes);
+    bytes = {};
+    while (const size_t count = decompressor.read(chunk)) {
+      file.write(std::span<const std::byte>(chunk).first(count));
+    }
+  };
+  if (unpacked.empty()) {
+    UnnamedFile file;
+    unpack_into(file, str_cat("for this time, to a temporary file in ", file.folder()));
+    return file.take();
   }
+  io::AtomicFile file(unpacked);
+  unpack_into(file, str_cat("once to ", unpacked));
   file.commit();
   return open_file_source(unpacked);
 }

@@ -16,7 +16,8 @@ inline constexpr uint64_t kMaxTarInMemory = uint64_t{256} << 20;
 bool is_compressed_tar(std::string_view path);
 
 /// Decompresses `path`: into memory, or, when it is larger than `max_in_memory`, into `unpacked`,
-/// a plain tar that is reused when it is there already. Throws Error(kDataCorrupt) for damaged or
+/// a plain tar that is reused when it is there already; "" = an UnnamedFile, of which nothing is
+/// left. Throws Error(kDataCorrupt) for damaged or
 /// truncated data, Error(kUnavailable) for a full disk.
 std::unique_ptr<ByteSource> open_compressed(const std::string& path, const std::string& unpacked,
                                             uint64_t max_in_memory = kMaxTarInMemory);

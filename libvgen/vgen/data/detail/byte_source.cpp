@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <utility>
 
 #include "vgen/core/error.h"
 
@@ -32,6 +35,9 @@ class ReadFile {
     }
     size_ = static_cast<uint64_t>(status.st_size);
   }
+  /// Takes over a descriptor of `size` bytes; `path` is what errors call it.
+  ReadFile(std::string path, int fd, uint64_t size)
+      : path_(std::move(path)), fd_(fd), size_(size) {}
   ~ReadFile() { ::close(fd_); }
   ReadFile(const ReadFile&) = delete;
   ReadFile& operator=(const ReadFile&) = delete;
@@ -65,6 +71,7 @@ class ReadFile {
 class FileSource : public ByteSource {
  public:
   explicit FileSource(const std::string& path) : file_(path) {}
+  FileSource(std::string path, int fd, uint64_t size) : file_(std::move(path), fd, size) {}
   uint64_t size() const override { return file_.size(); }
   void read(uint64_t offset, std::span<std::byte> out) const override { file_.read(offset, out); }
 
@@ -112,6 +119,40 @@ std::unique_ptr<ByteSource> open_file_source(const std::string& path) {
 
 std::unique_ptr<ByteSource> make_memory_source(std::vector<std::byte> bytes) {
   return std::make_unique<MemorySource>(std::move(bytes));
+}
+
+UnnamedFile::UnnamedFile() {
+  std::error_code error;
+  folder_ = std::filesystem::temp_directory_path(error).string();
+  require(!error, ErrorCode::kUnavailable, "no folder for temporary files: ", error.message(),
+          "; set TMPDIR to one that is there");
+  std::string name = str_cat(folder_, "/vgen-XXXXXX");
+  fd_ = ::mkostemp(name.data(), O_CLOEXEC);
+  require(fd_ >= 0, ErrorCode::kUnavailable, folder_,
+          ": a temporary file cannot be made: ", errno_text(errno),
+          "; set TMPDIR to a folder that can be written to");
+  ::unlink(name.c_str());
+}
+
+UnnamedFile::~UnnamedFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void UnnamedFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(fd_, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    require(count >= 0, ErrorCode::kUnavailable, folder_, ": a temporary file of ",
+            format_bytes(size_), " cannot grow: ", errno_text(errno),
+            "; set TMPDIR to a folder with more room");
+    size_ += static_cast<uint64_t>(count);
+    bytes = bytes.subspan(static_cast<size_t>(count));
+  }
+}
+
+std::unique_ptr<ByteSource> UnnamedFile::take() {
+  return std::make_unique<FileSource>(str_cat("temporary file in ", folder_),
+                                      std::exchange(fd_, -1), size_);
 }
 
 std::vector<std::byte> read_whole_file(const std::string& path, uint64_t max_size) {

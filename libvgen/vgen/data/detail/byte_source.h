@@ -37,6 +37,28 @@ class ByteSource {
 std::unique_ptr<ByteSource> open_file_source(const std::string& path);
 std::unique_ptr<ByteSource> make_memory_source(std::vector<std::byte> bytes);
 
+/// A file without a name, in $TMPDIR or else in /tmp, to be written once and then read: the system
+/// frees its room when the last user of it closes it, or is killed.
+class UnnamedFile {
+ public:
+  UnnamedFile();
+  ~UnnamedFile();
+  UnnamedFile(const UnnamedFile&) = delete;
+  UnnamedFile& operator=(const UnnamedFile&) = delete;
+
+  /// Appends. Throws Error(kUnavailable): a full disk.
+  void write(std::span<const std::byte> bytes);
+  /// All that was written. Call once, last.
+  std::unique_ptr<ByteSource> take();
+
+  const std::string& folder() const { return folder_; }
+
+ private:
+  std::string folder_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+};
+
 /// A whole file, at most `max_size` bytes. Throws Error(kNotFound, kUnavailable, kDataCorrupt).
 std::vector<std::byte> read_whole_file(const std::string& path, uint64_t max_size);
 

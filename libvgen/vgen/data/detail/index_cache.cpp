@@ -86,10 +86,12 @@ CachedList cached_list(const std::string& path, const DatasetConfig& config, con
 }
 
 std::string unpacked_path(const DatasetConfig& config) {
-  const bool has_place = config.index_cache != "auto" && config.index_cache != "off";
-  const fs::path folder = has_place ? config.index_cache : default_cache_folder();
+  if (config.index_cache == "off") return "";
+  const fs::path folder =
+      config.index_cache == "auto" ? default_cache_folder() : config.index_cache;
+  if (folder.empty()) return "";
   std::error_code ignored;  // the write reports a missing folder
-  if (!folder.empty()) fs::create_directories(folder, ignored);
+  fs::create_directories(folder, ignored);
   fs::path path = folder / cache_name(config.path, stamp_of(config.path));
   path += ".tar";
   return path;

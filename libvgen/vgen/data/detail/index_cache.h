@@ -22,7 +22,8 @@ CachedList cached_list(const std::string& path, const DatasetConfig& config, con
                        const std::string& folder_root, bool must_refresh,
                        const std::function<FileList()>& build);
 
-/// Path that a decompressed tar gets when it is too large for memory.
+/// Path that a decompressed tar gets when it is too large for memory; "" = it is not to be kept:
+/// the cache is off, or there is no home to have one in.
 std::string unpacked_path(const DatasetConfig& config);
 
 }  // namespace vgen::data::detail
