@@ -43,6 +43,10 @@ void free_block(void* address) {
     const std::lock_guard lock(mutex);
     node = blocks.extract(address);
   }
+  if (node.empty()) {  // made before, or nothing at all: oneDNN frees that, too
+    if (address != nullptr) c10::GetDefaultCPUAllocator()->raw_deallocate(address);
+    return;
+  }
   const Block& block = node.mapped();
   of_all.now -= block.size;
   if (block.of_maker) block.of_maker->now -= block.size;

@@ -159,7 +159,8 @@ PassMemory sharded_pass(const PhaseSizes& phase, int64_t roots, const PlanSetup&
     for (int64_t ahead = 0; ahead <= setup.prefetch_blocks; ++ahead) {
       bytes += gathered * row(index - ahead).whole;
     }
-    bytes += setup.reduce_bytes * row(index + 1).whole;  // under way
+    // Under way: the older one is waited for when this block has its gradients.
+    bytes += setup.reduce_bytes * (row(index + 1).whole + row(index + 2).whole);
     if (!has_row) continue;
     if (!has_whole) bytes += rows.weight * row(index).elements;
     parts += kFloatBytes * row(index).part;
@@ -170,10 +171,10 @@ PassMemory sharded_pass(const PhaseSizes& phase, int64_t roots, const PlanSetup&
   return pass;
 }
 
-PassMemory whole_pass(const PhaseSizes& phase, const PlanSetup& setup) {
+/// `buckets`: of all phases, which stay.
+PassMemory whole_pass(const PhaseSizes& phase, int64_t buckets, const PlanSetup& setup) {
   const int64_t all = kFloatBytes * phase.num_elements();
   const bool adds_up = setup.grad_accum_steps > 1;
-  const int64_t buckets = setup.ranks > 1 ? all : 0;
   PassMemory pass;
   pass.blocks.resize(phase.blocks.size());
   pass.begin = buckets + (adds_up ? all : 0);
@@ -295,20 +296,18 @@ double Transfer::given_bytes(const PlanSetup& setup) const {
   return kind == Kind::kGather ? whole / static_cast<double>(num_members(setup)) : whole;
 }
 
-PassMemory plan_pass(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
+std::vector<PassMemory> plan_passes(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {
   const int64_t roots = gathered_roots(phases, setup);
-  PassMemory first;
+  int64_t buckets = 0;
   for (const PhaseSizes& phase : phases) {
-    PassMemory pass =
-        setup.is_sharded() ? sharded_pass(phase, roots, setup) : whole_pass(phase, setup);
-    pass.end = std::max(pass.end, first.end);
-    if (&phase == &phases.front()) {
-      first = std::move(pass);
-    } else {
-      first.end = pass.end;
-    }
+    if (setup.ranks > 1) buckets += kFloatBytes * phase.num_elements();
   }
-  return first;
+  std::vector<PassMemory> passes;
+  for (const PhaseSizes& phase : phases) {
+    passes.push_back(setup.is_sharded() ? sharded_pass(phase, roots, setup)
+                                        : whole_pass(phase, buckets, setup));
+  }
+  return passes;
 }
 
 PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup) {

@@ -54,14 +54,15 @@ struct PlannedMemory {
 PlannedMemory plan_memory(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
 
 /// What of gradients, gathered rows and buffers a rank has at the moments of the last backward pass
-/// of the first phase, in bytes. What comes does so as activations go, so the sum of all peaks
-/// would be too much.
+/// of a phase, in bytes. What comes does so as activations go, so the sum of all peaks would be too
+/// much.
 struct PassMemory {
   int64_t begin = 0;            ///< behind the blocks
   std::vector<int64_t> blocks;  ///< while each of PhaseSizes::blocks computes
-  int64_t end = 0;              ///< before the first block; of all phases the most
+  int64_t end = 0;              ///< before the first block
 };
-PassMemory plan_pass(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
+/// Of each phase.
+std::vector<PassMemory> plan_passes(const std::vector<PhaseSizes>& phases, const PlanSetup& setup);
 
 /// Collectives of one step that are of the same kind and have the same time to hide in.
 struct Transfer {

@@ -11,6 +11,7 @@
 #include "vgen/io/json.h"
 #include "vgen/nn/skip_init.h"
 #include "vgen/train/gpt_task.h"
+#include "vgen/train/tokenizer_cost.h"
 #include "vgen/train/tokenizer_task.h"
 #include "vgen/train/var_task.h"
 #include "vgen/train/var_tokenizer_task.h"
@@ -27,12 +28,7 @@ constexpr double kGb = 1e9;
 constexpr double kReservedBytes = 2e9;
 constexpr double kUsableShare = 0.95;
 
-// VGG16's thirteen convolutions, of LPIPS, and PatchGAN's five with 64 channels, per pixel of the
-// image.
-constexpr double kVggFlops = 6.1e5, kPatchGanFlops = 1.0e5;
-/// Elements kept: VGG16's results; LPIPS's float32 taps, three of each; PatchGAN's layers, with
-/// norms.
-constexpr double kVggKept = 270, kTapsKept = 366, kPatchGanKept = 108;
+/// Of LPIPS.
 constexpr int64_t kVggParameters = 14'714'688;
 
 constexpr const char* kStrategies[] = {"none", "ddp", "zero1", "fsdp", "hsdp"};
@@ -83,7 +79,7 @@ PaperModel gpt_on_paper(const GptRunConfig& config) {
     paper.frozen_bytes = 4 * num_elements(*tokenizer::Vqgan(tokenizer::VqganConfig()));
   }
   paper.activations = [model](const ActivationSetup& setup) {
-    return gpt_activations(model, setup);
+    return std::vector<Activations>{gpt_activations(model, setup)};
   };
   return paper;
 }
@@ -105,64 +101,9 @@ PaperModel var_on_paper(const VarRunConfig& config) {
     paper.remark = "the tokenizer that encodes images on the fly is counted with its weights alone";
   }
   paper.activations = [model](const ActivationSetup& setup) {
-    return var_activations(model, setup);
+    return std::vector<Activations>{var_activations(model, setup)};
   };
   return paper;
-}
-
-/// `task`: of the config, but without LPIPS.
-PaperModel tokenizer_on_paper(const TokenizerRecipe& recipe, const std::string& title, Task& task,
-                              const tokenizer::CoderConfig& encoder,
-                              const tokenizer::CoderConfig& decoder) {
-  PaperModel paper;
-  paper.title = title;
-  for (const Phase& phase : task.phases()) paper.phases.push_back(sizes_of(phase));
-  const bool has_lpips = recipe.loss.perceptual_weight > 0;
-  const bool has_disc = recipe.loss.disc_weight > 0;
-  const bool is_patchgan = has_disc && recipe.loss.disc_type == "patchgan";
-  const int64_t side = recipe.data.image_size;
-  const auto pixels = static_cast<double>(side * side);
-  const CoderCost down = encoder_cost(encoder, side), up = decoder_cost(decoder, side);
-  double flops = 3 * (down.forward_flops + up.forward_flops);
-  if (has_lpips) flops += 3 * kVggFlops * pixels;         // two images, one gradient
-  if (is_patchgan) flops += 8 * kPatchGanFlops * pixels;  // as `vgen bench tokenizer` counts
-  paper.workload = {.flops_per_sample = flops};
-  if (has_lpips) paper.frozen_bytes = 4 * kVggParameters;
-  paper.remark =
-      "activations of a tokenizer are an estimate, of encoder, decoder, LPIPS and PatchGAN";
-  if (has_disc && !is_patchgan) {
-    paper.remark +=
-        "; StyleGAN's discriminator is counted with its weights alone, and what it "
-        "computes is not";
-  }
-  const int64_t generator = paper.phases.front().num_elements();
-  paper.activations = [=](const ActivationSetup& setup) {
-    const auto bytes = static_cast<double>(setup.batch * setup.compute_bytes);
-    const auto kept = [&](const CoderCost::Kept& part) {
-      return static_cast<int64_t>(bytes * (setup.is_cpu ? part.cpu : part.cuda));
-    };
-    Activations result;
-    for (const CoderCost* cost : {&down, &up}) {
-      for (const CoderCost::Kept& block : cost->blocks) {
-        const auto input = static_cast<int64_t>(bytes * block.input);
-        result.blocks.push_back({.kept = kept(block), .input = input, .working = 2 * input});
-      }
-    }
-    result.before = kept(down.outside);
-    double others = is_patchgan ? bytes * kPatchGanKept : 0;
-    if (has_lpips) others += bytes * kVggKept + static_cast<double>(4 * setup.batch) * kTapsKept;
-    result.head = kept(up.outside) + static_cast<int64_t>(others * pixels);
-    // Convolutions on CUDA keep the weights that they cast.
-    if (setup.is_mixed() && !setup.is_cpu) result.head += setup.compute_bytes * generator;
-    result.extra = static_cast<int64_t>(2 * bytes * pixels) * decoder.ch;
-    return result;
-  };
-  return paper;
-}
-
-tokenizer::CoderConfig coder(int64_t ch, const std::vector<int64_t>& ch_mult,
-                             int64_t num_res_blocks, int64_t z_channels) {
-  return {.ch = ch, .ch_mult = ch_mult, .num_res_blocks = num_res_blocks, .z_channels = z_channels};
 }
 
 /// A task with models alone, whose weights nobody will look at.
@@ -173,20 +114,25 @@ std::unique_ptr<Task> empty_task(Config config) {
   return std::make_unique<TaskType>(config, TaskContext{.is_training = false});
 }
 
-PaperModel vqgan_on_paper(const TokenizerRunConfig& config) {
-  const tokenizer::VqganConfig& c = config.model;
-  const auto task = empty_task<TokenizerTask>(config);
-  return tokenizer_on_paper(config, str_cat("VQGAN of base width ", c.ch), *task,
-                            coder(c.ch, c.encoder_ch_mult, c.num_res_blocks, c.z_channels),
-                            coder(c.ch, c.decoder_ch_mult, c.num_res_blocks + 1, c.z_channels));
-}
-
-PaperModel vqvae_on_paper(const VarTokenizerRunConfig& config) {
-  const tokenizer::MultiScaleVqvaeConfig& c = config.model;
-  const auto task = empty_task<VarTokenizerTask>(config);
-  return tokenizer_on_paper(config, str_cat("multi-scale VQVAE of base width ", c.ch), *task,
-                            coder(c.ch, c.ch_mult, c.num_res_blocks, c.z_channels),
-                            coder(c.ch, c.ch_mult, c.num_res_blocks + 1, c.z_channels));
+template <class TaskType, class Config>
+PaperModel tokenizer_on_paper(const Config& config, const std::string& title) {
+  PaperModel paper;
+  paper.title = title;
+  const auto task = empty_task<TaskType>(config);
+  for (const Phase& phase : task->phases()) paper.phases.push_back(sizes_of(phase));
+  const TokenizerShape shape = shape_of(config.model);
+  paper.workload = tokenizer_workload(config, shape);
+  if (config.loss.perceptual_weight > 0) paper.frozen_bytes = 4 * kVggParameters;
+  if (config.loss.disc_weight > 0 && config.loss.disc_type == "stylegan") {
+    paper.remark =
+        "StyleGAN's discriminator is counted with its weights and operations, not with its "
+        "activations";
+  }
+  paper.activations = [shape, loss = config.loss,
+                       side = config.data.image_size](const ActivationSetup& setup) {
+    return tokenizer_activations(shape, loss, side, setup);
+  };
+  return paper;
 }
 
 // --- rows ---
@@ -218,13 +164,20 @@ PlanRow plan_row(const PaperModel& model, const dist::PlanSetup& setup, bool is_
   const ActivationSetup activations{
       .batch = report.micro_batch_size,
       .compute_bytes = dtype_bytes(report.precision),
-      .has_narrow_blocks = setup.is_gathering() && setup.param_bytes < 4,
-      .is_cpu = std::string_view(report.gpu.name) == "cpu"};
-  const Activations kept = model.activations(activations);
-  row.activations = kept.peak(is_checkpointed);
+      .has_narrow_blocks =
+          setup.is_gathering() &&
+          setup.param_bytes<4, .is_cpu = std::string_view(report.gpu.name) == "cpu",
+                            .micro_batches = setup.grad_accum_steps,
+                            .is_batch_shared = setup.ranks> 1};
+  const std::vector<Activations> kept = model.activations(activations);
+  const std::vector<dist::PassMemory> passes = dist::plan_passes(model.phases, setup);
+  int64_t in_passes = 0;
+  for (size_t phase = 0; phase < passes.size(); ++phase) {
+    row.activations = std::max(row.activations, kept.at(phase).peak(is_checkpointed));
+    in_passes = std::max(in_passes, kept[phase].peak_with(passes[phase], is_checkpointed));
+  }
   row.total = row.memory.parameters + row.memory.optimizer + row.memory.averages +
-              model.frozen_bytes +
-              kept.peak_with(dist::plan_pass(model.phases, setup), is_checkpointed);
+              model.frozen_bytes + in_passes;
   row.is_fitting = static_cast<double>(row.total) <= report.usable_bytes;
 
   const double samples =
@@ -297,8 +250,14 @@ PaperModel model_on_paper(const ConfigNode& root) {
   const std::string task = plan_run(root).run.task;
   if (task == "gpt") return gpt_on_paper(read_config<GptRunConfig>(root));
   if (task == "var") return var_on_paper(read_config<VarRunConfig>(root));
-  if (task == "var_tokenizer") return vqvae_on_paper(read_config<VarTokenizerRunConfig>(root));
-  return vqgan_on_paper(read_config<TokenizerRunConfig>(root));
+  if (task == "var_tokenizer") {
+    const auto config = read_config<VarTokenizerRunConfig>(root);
+    return tokenizer_on_paper<VarTokenizerTask>(
+        config, str_cat("multi-scale VQVAE of base width ", config.model.ch));
+  }
+  const auto config = read_config<TokenizerRunConfig>(root);
+  return tokenizer_on_paper<TokenizerTask>(config,
+                                           str_cat("VQGAN of base width ", config.model.ch));
 }
 
 PlanReport plan_training(const PlanOptions& options) {

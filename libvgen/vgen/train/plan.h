@@ -28,9 +28,9 @@ struct PlanOptions {
 struct PaperModel {
   std::string title;                     ///< "GPT, 24 blocks of width 3200"
   std::vector<dist::PhaseSizes> phases;  ///< of Task::phases(); EMA is not known here
-  Workload workload;                     ///< as Task::workload(); of tokenizers too
+  Workload workload;                     ///< as Task::workload()
   int64_t frozen_bytes = 0;              ///< weights that are only used: a tokenizer, LPIPS
-  std::function<Activations(const ActivationSetup&)> activations;
+  std::function<std::vector<Activations>(const ActivationSetup&)> activations;  ///< of each phase
   std::string remark;  ///< what the activations cover, where that is not all
 
   int64_t num_elements() const;

@@ -8,64 +8,6 @@ namespace {
 
 constexpr int64_t kFloatBytes = 4;
 
-/// Counts over the layers of an encoder or decoder, at the resolution that they have.
-class CoderCounter {
- public:
-  explicit CoderCounter(int64_t side) : side_(static_cast<double>(side)) {}
-
-  void conv(int64_t in, int64_t out, int64_t kernel = 3) {
-    const auto size = static_cast<double>(kernel * kernel * in * out);
-    cost_.forward_flops += 2 * size * pixels();
-  }
-  /// From now on a block is counted, until the next call.
-  void begin_block(int64_t channels) {
-    cost_.blocks.push_back({.input = static_cast<double>(channels) * pixels()});
-  }
-  void end_blocks() { is_behind_ = true; }
-  /// Kept as they are by both.
-  void keep(int64_t channels) { keep(channels, channels); }
-  void keep(int64_t on_cpu, int64_t on_cuda) {
-    const bool is_outside = is_behind_ || cost_.blocks.empty();
-    CoderCost::Kept& kept = is_outside ? cost_.outside : cost_.blocks.back();
-    kept.cpu += static_cast<double>(on_cpu) * pixels();
-    kept.cuda += static_cast<double>(on_cuda) * pixels();
-  }
-  /// Norm, SiLU and convolution: one operator on the CPU, which keeps its input alone.
-  void norm_conv(int64_t in, int64_t out) {
-    conv(in, out);
-    keep(in, 3 * in);
-  }
-  void res_block(int64_t in, int64_t out) {
-    norm_conv(in, out);
-    norm_conv(out, out);
-    if (in != out) conv(in, out, 1);
-  }
-  void attention(int64_t channels) {
-    for (int i = 0; i < 4; ++i) conv(channels, channels, 1);
-    cost_.forward_flops += 4 * static_cast<double>(channels) * pixels() * pixels();
-    keep(6 * channels);  // input, normed, queries, keys, values, mixed
-  }
-  void down(int64_t channels) {
-    keep(channels);
-    side_ /= 2;
-    conv(channels, channels);
-  }
-  void up(int64_t channels) {
-    keep(channels, 4 * channels);  // the CPU doubles it again in the backward pass
-    side_ *= 2;
-    conv(channels, channels);
-  }
-
-  const CoderCost& cost() const { return cost_; }
-
- private:
-  double pixels() const { return side_ * side_; }
-
-  double side_;
-  bool is_behind_ = false;  ///< the blocks
-  CoderCost cost_;
-};
-
 }  // namespace
 
 int64_t Activations::kept(bool is_checkpointed) const {
@@ -78,21 +20,22 @@ int64_t Activations::peak(bool is_checkpointed) const {
   int64_t in_block = 0;
   if (!blocks.empty()) {
     const Block& last = blocks.back();
-    in_block = last.working + (is_checkpointed ? last.kept - last.input : 0);
+    in_block = last.working + (is_checkpointed ? last.kept - last.input + last.held : 0);
   }
-  return kept(is_checkpointed) - head + std::max(head + extra, in_block);
+  return standing + kept(is_checkpointed) - head + std::max(head + extra, in_block);
 }
 
 int64_t Activations::peak_with(const dist::PassMemory& pass, bool is_checkpointed) const {
   int64_t most = std::max(kept(is_checkpointed) + extra + pass.begin, pass.end);
-  if (blocks.empty()) return std::max(most, peak(is_checkpointed) + pass.end);
+  if (blocks.empty()) return std::max(standing + most, peak(is_checkpointed) + pass.end);
   int64_t left = before;  // of what was kept, while block i computes
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& block = blocks[i];
-    most = std::max(most, left + block.kept + block.working + pass.blocks.at(i));
+    const int64_t held = is_checkpointed ? block.held : 0;
+    most = std::max(most, left + block.kept + block.working + held + pass.blocks.at(i));
     left += is_checkpointed ? block.input : block.kept;
   }
-  return most;
+  return standing + most;
 }
 
 Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup& setup) {
@@ -176,54 +119,6 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   result.head = tokens * head + (setup.is_mixed() ? e * head_weights : 0);
   result.extra = tokens * vocab * (setup.is_cpu ? kFloatBytes : 2 * kFloatBytes);
   return result;
-}
-
-CoderCost encoder_cost(const tokenizer::CoderConfig& config, int64_t side) {
-  CoderCounter counter(side);
-  counter.keep(3);
-  counter.conv(3, config.ch);
-  int64_t channels = config.ch;
-  for (size_t level = 0; level < config.ch_mult.size(); ++level) {
-    const int64_t out = config.ch * config.ch_mult[level];
-    const bool is_last = level + 1 == config.ch_mult.size();
-    counter.begin_block(channels);
-    for (int64_t i = 0; i < config.num_res_blocks; ++i, channels = out) {
-      counter.res_block(channels, out);
-      if (is_last) counter.attention(out);
-    }
-    if (!is_last) counter.down(out);
-  }
-  counter.begin_block(channels);
-  counter.res_block(channels, channels);
-  counter.attention(channels);
-  counter.res_block(channels, channels);
-  counter.end_blocks();
-  counter.norm_conv(channels, config.z_channels);
-  return counter.cost();
-}
-
-CoderCost decoder_cost(const tokenizer::CoderConfig& config, int64_t side) {
-  const size_t levels = config.ch_mult.size();
-  CoderCounter counter(side >> (levels - 1));
-  int64_t channels = config.ch * config.ch_mult.back();
-  counter.keep(config.z_channels);
-  counter.conv(config.z_channels, channels);
-  counter.begin_block(channels);
-  counter.res_block(channels, channels);
-  counter.attention(channels);
-  counter.res_block(channels, channels);
-  for (size_t level = levels; level-- > 0;) {
-    const int64_t out = config.ch * config.ch_mult[level];
-    counter.begin_block(channels);
-    for (int64_t i = 0; i < config.num_res_blocks; ++i, channels = out) {
-      counter.res_block(channels, out);
-      if (level + 1 == levels) counter.attention(out);
-    }
-    if (level != 0) counter.up(out);
-  }
-  counter.end_blocks();
-  counter.norm_conv(channels, 3);
-  return counter.cost();
 }
 
 }  // namespace vgen::train

@@ -7,7 +7,6 @@
 
 #include "vgen/dist/plan.h"
 #include "vgen/gpt/config.h"
-#include "vgen/tokenizer/encoder.h"
 #include "vgen/var/config.h"
 
 namespace vgen::train {
@@ -20,6 +19,8 @@ struct ActivationSetup {
   bool has_narrow_blocks = false;
   /// Our kernels for the CPU keep less than LibTorch's operators do on CUDA.
   bool is_cpu = false;
+  int64_t micro_batches = 1;     ///< of a step: images of all are there at the same time
+  bool is_batch_shared = false;  ///< among ranks: batch norms are theirs together
 
   bool is_mixed() const { return compute_bytes < 4; }
   bool is_casting_blocks() const { return is_mixed() && !has_narrow_blocks; }
@@ -31,11 +32,13 @@ struct Activations {
     int64_t kept = 0;     ///< for the backward pass, the inputs included
     int64_t input = 0;    ///< the inputs alone: what a checkpointed block keeps
     int64_t working = 0;  ///< beside them while its backward pass computes
+    int64_t held = 0;     ///< and where it is checkpointed: its result, computed again
   };
   std::vector<Block> blocks;  ///< first to last; none: the model is counted as a whole
   int64_t before = 0;         ///< kept in front of the blocks
   int64_t head = 0;           ///< and behind them, up to the loss
   int64_t extra = 0;          ///< beside all that when the backward pass begins: of the logits
+  int64_t standing = 0;       ///< from step to step: weights in another form
 
   /// At the end of the forward pass.
   int64_t kept(bool is_checkpointed) const;
@@ -51,20 +54,5 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
 
 /// VAR with all scales, attention as above.
 Activations var_activations(const var::VarConfig& config, const ActivationSetup& setup);
-
-/// Of an encoder or a decoder of the tokenizers, per image; its blocks are those of
-/// EncoderImpl::blocks() or DecoderImpl::blocks(). `side` in pixels. Dropout is taken to be off.
-struct CoderCost {
-  /// Elements kept for the backward pass: by our kernels, and by LibTorch's operators.
-  struct Kept {
-    double cpu = 0, cuda = 0;
-    double input = 0;  ///< of a block
-  };
-  double forward_flops = 0;  ///< of direct convolutions and attention
-  std::vector<Kept> blocks = {};
-  Kept outside = {};
-};
-CoderCost encoder_cost(const tokenizer::CoderConfig& config, int64_t side);
-CoderCost decoder_cost(const tokenizer::CoderConfig& config, int64_t side);
 
 }  // namespace vgen::train

@@ -46,7 +46,7 @@ struct Workload {
   int64_t tokens_per_sample = 0;  ///< 0: the model does not count in tokens
   /// Operations of a forward and a backward pass. Per token 6 for each weight of a matrix product,
   /// and 12 * layers * dim * tokens for attention, the causal half not taken off (arXiv:2204.02311,
-  /// appendix B). 0: unknown.
+  /// appendix B). Of tokenizers: tokenizer_cost.h. 0: unknown.
   double flops_per_sample = 0;
 };
 

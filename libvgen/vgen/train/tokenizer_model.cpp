@@ -11,6 +11,7 @@ class VqganModel : public TokenizerModel {
   explicit VqganModel(const tokenizer::VqganConfig& config) : vqgan_(config) {}
 
   torch::nn::Module& module() override { return *vqgan_; }
+  TokenizerShape shape() const override { return shape_of(vqgan_->config()); }
   void set_compute_dtype(torch::ScalarType dtype) override { vqgan_->set_compute_dtype(dtype); }
   void set_ranks(nn::BatchRanks* ranks) override {
     ranks_ = ranks;

@@ -15,6 +15,7 @@
 #include "vgen/nn/batch_ranks.h"
 #include "vgen/tokenizer/quantizer.h"
 #include "vgen/tokenizer/vqgan.h"
+#include "vgen/train/tokenizer_cost.h"
 
 namespace vgen::train {
 
@@ -23,6 +24,7 @@ class TokenizerModel {
   virtual ~TokenizerModel() = default;
 
   virtual torch::nn::Module& module() = 0;
+  virtual TokenizerShape shape() const = 0;
   /// kFloat32, kBFloat16 or kHalf.
   virtual void set_compute_dtype(torch::ScalarType dtype) = 0;
   /// Who shares the batches: all of them are measured and, where it counts, learnt from as one.

@@ -98,6 +98,13 @@ std::vector<std::string> TokenizerTask::headline() const {
   return {"gen_loss", "rec_loss", "codebook_usage"};
 }
 
+Workload TokenizerTask::workload() const { return tokenizer_workload(config_, model_->shape()); }
+
+Workload tokenizer_workload(const TokenizerRecipe& recipe, const TokenizerShape& shape) {
+  const TokenizerFlops flops = tokenizer_flops(shape, recipe.loss, recipe.data.image_size);
+  return {.flops_per_sample = flops.train()};
+}
+
 void TokenizerTask::next_batches(int64_t count) {
   std::vector<torch::Tensor> images;
   for (int64_t i = 0; i < count; ++i) {

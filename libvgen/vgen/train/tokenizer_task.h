@@ -45,6 +45,9 @@ void visit_recipe(Visitor& v, TokenizerRecipe& c) {
   v("val_batch_size", c.val_batch_size, at_least(0));
 }
 
+/// Of any tokenizer, from its shape: TokenizerFlops::train(), no tokens.
+Workload tokenizer_workload(const TokenizerRecipe& recipe, const TokenizerShape& shape);
+
 /// Throws Error(kInvalidArgument) where the sections do not fit together.
 void validate_recipe(const TokenizerRecipe& recipe);
 
@@ -73,6 +76,7 @@ class TokenizerTask : public Task {
   std::vector<std::pair<std::string, torch::nn::Module*>> companions() override;
   std::vector<Phase> phases() override;
   std::vector<std::string> headline() const override;
+  Workload workload() const override;
 
   void next_batches(int64_t count) override;
   PhaseLoss loss(size_t phase, size_t micro_batch, int64_t step) override;

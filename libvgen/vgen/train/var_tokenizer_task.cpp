@@ -40,6 +40,7 @@ class MultiScaleModel : public TokenizerModel {
         vqvae_(config.model) {}
 
   torch::nn::Module& module() override { return *vqvae_; }
+  TokenizerShape shape() const override { return shape_of(vqvae_->config()); }
   void set_compute_dtype(torch::ScalarType dtype) override { vqvae_->set_compute_dtype(dtype); }
   void set_ranks(nn::BatchRanks* ranks) override {
     ranks_ = ranks;
