@@ -3,17 +3,22 @@
 
 Usage: benchmarks/distributed.py --official PATH [--vgen build/release/apps/vgen] [--layers 12]
            [--ranks 2] [--strategies ddp fsdp] [--batch 4] [--precision bf16] [--rounds 3] [--repeats 4]
-           [--warmup 2]
+           [--warmup 2] [--check]
 
 PATH is a checkout of https://github.com/FoundationVision/LlamaGen; nothing of it is part of vgen. Both
 sides train its GPT-B (or one of fewer layers) on random codes: --batch samples of 256 tokens a rank,
-one thread a rank, dropout on, clipping, fused AdamW. vgen runs `vgen train`, and its figure is tokens_per_s of
-metrics.jsonl; the official model runs under DistributedDataParallel, and under fully_shard of each layer
-and of the rest, once with autocast around it (weights gathered in float32) and once with the dtypes of
-LlamaGen's script (MixedPrecisionPolicy: gathered in --precision; sums in float32, as vgen's). The better
-of the two counts. A figure is the median of --repeats steps after the first --warmup ones, in
+one thread a rank, dropout on, clipping, fused AdamW. vgen runs `vgen train`; the official model runs
+under DistributedDataParallel, and under fully_shard of each layer and of the rest, once with autocast
+around it (weights gathered in float32) and once with the dtypes of LlamaGen's script
+(MixedPrecisionPolicy: gathered in --precision; sums in float32, as vgen's). The better of the two counts.
+
+Both sides are timed by this script's clock: each process adds a line to a file after a step, and a step
+has ended when the slowest rank has written its line. vgen's line is that of metrics.jsonl, which rank 0
+writes when the numbers of all ranks have come: its steps have the metrics, and the question whether
+a rank was told to stop, in them. A figure is the median of --repeats steps after the first --warmup ones, in
 which buckets are made and the order of the blocks is learned; the table has medians over the rounds, in
-which all take turns.
+which all take turns. The ratios are those of the rounds: all of them, the least, the median and the largest.
+With --check the script ends with 1 where a median misses its goal.
 
 Hidden is the share of the communication that does not lengthen a step:
 
@@ -21,8 +26,8 @@ Hidden is the share of the communication that does not lengthen a step:
 
 where the last runs PyTorch's Gloo, which both sides use, on tensors of the sizes in question while
 nothing else computes. Below 0: communication costs more beside the computation than without it. The
-difference of two steps is as uncertain as the machine's speed; of vgen, which counts for how long a rank
-stands still for the others (comm_wait_share), 1 - that / time of the collectives is printed too.
+difference of two steps is as uncertain as the machine's speed; of vgen, which counts for how long its
+ranks stand still for the others (comm_wait_share), 1 - that / time of the collectives is printed too.
 
 The official side gets glibc's freed memory kept (MALLOC_*_ variables), which speeds it up; vgen sets
 that by itself. Only torch and numpy are needed.
@@ -53,7 +58,29 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_ranks(args, command_of, environment, together=True):
+class StepClock:
+    """When the steps of several processes end: each of the files gets a line for a step, and the last one
+    of them counts."""
+
+    def __init__(self, paths):
+        self.paths = [pathlib.Path(path) for path in paths]
+        self.files = [None] * len(self.paths)
+        self.ends = [[] for _ in self.paths]
+
+    def look(self):
+        for i, path in enumerate(self.paths):
+            if self.files[i] is None and path.exists():
+                self.files[i] = path.open("rb")
+            if self.files[i] is not None:
+                self.ends[i] += [time.perf_counter()] * self.files[i].read().count(b"\n")
+
+    def seconds(self):
+        """From the end of one step to that of the next."""
+        ends = [max(of_ranks) for of_ranks in zip(*self.ends)]
+        return [after - before for before, after in zip(ends, ends[1:])]
+
+
+def run_ranks(args, command_of, environment, together=True, clock=None):
     """Runs a command for each rank at the same time and returns what they printed. With `together`
     they know of each other as torchrun would have it."""
     port, processes = free_port(), []
@@ -65,6 +92,9 @@ def run_ranks(args, command_of, environment, together=True):
                     "MASTER_PORT": str(port)}
         processes.append(subprocess.Popen(list(map(str, command_of(rank))), env=own, text=True,
                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    while clock and any(process.poll() is None for process in processes):
+        clock.look()
+        time.sleep(0.005)
     outcomes = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, outcomes):
         if process.returncode != 0:
@@ -72,7 +102,15 @@ def run_ranks(args, command_of, environment, together=True):
     return [out for out, _ in outcomes]
 
 
-# --- the official model: in processes of their own, which print one line of JSON ---
+def median_step(args, clock):
+    """Of the steps after the first ones."""
+    seconds = clock.seconds()
+    if len(seconds) != args.warmup + args.repeats - 1:
+        sys.exit(f"{clock.paths[0]}: {len(seconds) + 1} steps, expected {args.warmup + args.repeats}")
+    return statistics.median(seconds[args.warmup - 1:])
+
+
+# --- the official model: in processes of their own ---
 
 
 def official_model(args):
@@ -117,17 +155,15 @@ def train_official(args):
          {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}],
         lr=1e-4, betas=(0.9, 0.95), fused=True)
     autocast = args.precision == "bf16" and args.child != "fsdp-mixed"
-    seconds = []
-    for _ in range(args.warmup + args.repeats):
-        start = time.perf_counter()
+    log = args.log.open("a")
+    for step in range(args.warmup + args.repeats):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             loss = model(cond_idx=labels, idx=codes[:, :-1], targets=codes)[1]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps(statistics.median(seconds[args.warmup:])))
+        print(step, file=log, flush=True)
 
 
 def time_collectives(args):
@@ -171,14 +207,27 @@ def time_collectives(args):
     print(json.dumps(result))
 
 
+def child_command(args, child):
+    return [sys.executable, __file__, "--official", args.official, "--layers", args.layers, "--ranks",
+            args.ranks, "--batch", args.batch, "--precision", args.precision, "--repeats",
+            args.repeats, "--warmup", args.warmup, "--child", child]
+
+
 def run_official(args, child):
-    """Seconds of a step, of the slowest rank; of collectives the seconds of each kind."""
-    command = [sys.executable, __file__, "--official", args.official, "--layers", args.layers, "--ranks",
-               args.ranks, "--batch", args.batch, "--precision", args.precision, "--repeats",
-               args.repeats, "--warmup", args.warmup, "--child", child]
-    printed = run_ranks(args, lambda rank: command, KEEP_FREED_MEMORY, together=child != "none")
-    results = [json.loads(text.strip().splitlines()[-1]) for text in printed]
-    return results[0] if isinstance(results[0], dict) else max(results)
+    """Seconds of a step."""
+    with tempfile.TemporaryDirectory() as logs:
+        clock = StepClock([f"{logs}/{rank}" for rank in range(args.ranks)])
+        run_ranks(args, lambda rank: [*child_command(args, child), "--log", f"{logs}/{rank}"],
+                  KEEP_FREED_MEMORY, together=child != "none", clock=clock)
+        return median_step(args, clock)
+
+
+def run_collectives(args, dtype):
+    """Seconds of each kind, of the slowest rank."""
+    command = child_command(args, f"collectives:{dtype}")
+    printed = run_ranks(args, lambda rank: command, KEEP_FREED_MEMORY)
+    of_ranks = [json.loads(text.strip().splitlines()[-1]) for text in printed]
+    return {kind: max(seconds[kind] for seconds in of_ranks) for kind in of_ranks[0]}
 
 
 # --- vgen ---
@@ -217,26 +266,25 @@ checkpoint: {{keep_best: 0}}
 
 
 def run_vgen(args, config, strategy):
-    """Seconds of a step, and the share of it in which rank 0 stood still for the others."""
+    """Seconds of a step, and the share of it in which a rank stood still for the others."""
     with tempfile.TemporaryDirectory() as runs:
         is_alone = strategy == "none"
+        clock = StepClock([f"{runs}/{rank}/metrics.jsonl" for rank in range(args.ranks if is_alone else 1)])
 
         def command_of(rank):
             return [args.vgen, "train", config, "--run-dir", f"{runs}/{rank if is_alone else 0}",
                     "--set", f"parallel.strategy={strategy}", "--set",
                     f"global_batch_size={args.batch * (1 if is_alone else args.ranks)}"]
 
-        run_ranks(args, command_of, {}, together=not is_alone)
+        run_ranks(args, command_of, {}, together=not is_alone, clock=clock)
         lines = pathlib.Path(f"{runs}/0/metrics.jsonl").read_text().splitlines()
         steps = [json.loads(line) for line in lines][args.warmup:]
-        ranks = 1 if is_alone else args.ranks
-        tokens = args.batch * NUM_TOKENS * ranks
-        return (statistics.median(tokens / step["train/tokens_per_s"] for step in steps),
+        return (median_step(args, clock),
                 statistics.median(step.get("train/comm_wait_share", 0) for step in steps))
 
 
 def report(args, rounds):
-    """rounds: of each a dict of what was measured."""
+    """rounds: of each a dict of what was measured. Returns the strategies that miss their goals."""
     def median(key):
         return statistics.median(each[key] for each in rounds)
 
@@ -252,6 +300,7 @@ def report(args, rounds):
     print(f"\n{args.ranks} ranks of one thread, GPT-B of {args.layers} layers, {args.batch} samples each, "
           f"{args.precision}, medians of {args.rounds} rounds")
     print(f"without communication: vgen {speed('vgen none')}, official {speed('official none')}")
+    missed = []
     for strategy in args.strategies:
         key = f"vgen {strategy}"
         collectives = sent(strategy, strategy == "fsdp")
@@ -264,8 +313,14 @@ def report(args, rounds):
             collectives = sent(strategy, peer.endswith("mixed"))
             print(f"{peer:20s} {speed(peer):>15s}, {hidden(peer, 'official none', collectives)} of "
                   f"{median(collectives):.2f} s")
-        ratio = min(median(peer) for peer in peers) / median(key)
-        print(f"{strategy}: {ratio:.2f} times as fast; goal {GOALS[strategy]}", flush=True)
+        ratios = [min(each[peer] for peer in peers) / each[key] for each in rounds]
+        middle = statistics.median(ratios)
+        print(f"{strategy}: {', '.join(f'{ratio:.2f}' for ratio in ratios)} times as fast; least "
+              f"{min(ratios):.2f}, median {middle:.2f}, largest {max(ratios):.2f}; goal {GOALS[strategy]}",
+              flush=True)
+        if middle < GOALS[strategy]:
+            missed.append(strategy)
+    return missed
 
 
 def main():
@@ -282,8 +337,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--log", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.warmup < 1:
+        parser.error(f"--warmup is {args.warmup}, expected 1 or more: the first step has none before it")
     if args.child:
         return time_collectives(args) if ":" in args.child else train_official(args)
     with tempfile.TemporaryDirectory() as work:
@@ -294,7 +353,7 @@ def main():
         for number in range(args.rounds):
             measured = {}
             for dtype in ("fp32", "bf16"):
-                for kind, seconds in run_official(args, f"collectives:{dtype}").items():
+                for kind, seconds in run_collectives(args, dtype).items():
                     measured[f"{dtype} {kind}"] = seconds
             for strategy in ["none", *args.strategies]:
                 key = f"vgen {strategy}"
@@ -306,7 +365,9 @@ def main():
                 f"{key} {value:.3f}" for key, value in measured.items() if "waiting" not in key)
                 + "".join(f", {key} {value:.0%}" for key, value in measured.items()
                           if "waiting" in key), flush=True)
-    report(args, rounds)
+    missed = report(args, rounds)
+    if args.check and missed:
+        sys.exit(f"goal missed: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

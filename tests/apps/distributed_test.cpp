@@ -19,19 +19,15 @@ namespace vgen {
 namespace {
 
 using Catch::Contains;
+using test::OneRank;
+using test::Ranks;
+using test::step_folder;
 using test::TempDir;
+using test::train_arguments;
+using test::wait_for_step;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using Texts = std::vector<std::string>;
-
-Texts train_arguments(const std::string& run_dir, int64_t steps, const std::string& strategy,
-                      const Texts& assignments = {}) {
-  Texts arguments = test::train_arguments(run_dir, steps, strategy);
-  for (const std::string& assignment : assignments) {
-    arguments.insert(arguments.end(), {"--set", assignment});
-  }
-  return arguments;
-}
 
 /// The losses of one process.
 std::map<int64_t, double> train_alone(const std::string& run_dir, int64_t steps) {
@@ -41,56 +37,6 @@ std::map<int64_t, double> train_alone(const std::string& run_dir, int64_t steps)
   return test::losses(run_dir);
 }
 
-/// What the last rank has of its own.
-struct LastRank {
-  std::string assignment = {};  ///< of its config
-  std::string shell = {};       ///< what bash does before it becomes the rank
-};
-
-/// Processes that know each other as a launcher tells them.
-class Ranks {
- public:
-  Ranks(int64_t world_size, int64_t started, const Texts& arguments, const LastRank& last = {}) {
-    const int64_t port = test::free_port();
-    for (int64_t rank = 0; rank < started; ++rank) {
-      const bool is_last = rank == started - 1;
-      std::string program = test::vgen_executable();
-      Texts own = arguments;
-      if (is_last && !last.assignment.empty()) own.insert(own.end(), {"--set", last.assignment});
-      if (is_last && !last.shell.empty()) {
-        own.insert(own.begin(), {"-c", str_cat(last.shell, "; exec \"$0\" \"$@\""), program});
-        program = "bash";
-      }
-      processes_.push_back(std::make_unique<test::Process>(
-          program, own,
-          Texts{str_cat("RANK=", rank), str_cat("WORLD_SIZE=", world_size),
-                str_cat("LOCAL_RANK=", rank), str_cat("LOCAL_WORLD_SIZE=", world_size),
-                "MASTER_ADDR=127.0.0.1", str_cat("MASTER_PORT=", port)}));
-    }
-  }
-
-  test::Process& operator[](size_t rank) { return *processes_[rank]; }
-  std::vector<test::ProcessResult> wait() {
-    std::vector<test::ProcessResult> results;
-    for (auto& process : processes_) results.push_back(process->wait());
-    return results;
-  }
-  /// Waits for their ends, which have to be good ones.
-  void finish() {
-    for (const auto& result : wait()) {
-      CAPTURE(result.err);
-      CHECK(result.exit_code == 0);
-    }
-  }
-
- private:
-  std::vector<std::unique_ptr<test::Process>> processes_;
-};
-
-std::string step_folder(const std::string& run, int64_t step) {
-  return str_cat(run, "/checkpoints/step_000000", step);
-}
-
 /// Returns at the very moment that it is there, unlike test::wait_for().
 bool wait_closely(const std::string& path) {
   const auto end = Clock::now() + std::chrono::seconds(60);
@@ -98,17 +44,6 @@ bool wait_closely(const std::string& path) {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return fs::exists(path);
-}
-
-/// Returns as soon as that step has been logged.
-bool wait_for_step(const std::string& run, int64_t step) {
-  const auto end = Clock::now() + std::chrono::seconds(60);
-  const std::string path = run + "/metrics.jsonl";
-  while (Clock::now() < end) {
-    if (fs::exists(path) && test::losses(run).contains(step)) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return false;
 }
 
 void check_equal(const io::StateDict& found, const io::StateDict& expected) {
@@ -169,6 +104,75 @@ TEST_CASE("several processes: zero1, also after a kill, has the losses of one", 
 TEST_CASE("several processes: fsdp, also after a kill, has the losses of one", "[apps][dist]") {
   const TempDir dir;
   check_killed_run(dir, "fsdp");
+}
+
+/// "train/loss" of every step, as it is printed.
+Texts printed_losses(const std::string& run) {
+  Texts losses;
+  for (const std::string& line : split(test::read_file(run + "/metrics.jsonl"), '\n')) {
+    const size_t begin = line.find("\"train/loss\":");
+    if (begin == std::string::npos) continue;
+    losses.push_back(line.substr(begin, line.find_first_of(",}", begin) - begin));
+  }
+  return losses;
+}
+
+/// All tensors of a checkpoint: of weights, averages and optimizer, in as many files as it has.
+std::map<std::string, std::string> tensor_files(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    files[entry.path().filename().string()] = test::read_file(entry.path().string());
+  }
+  return files;
+}
+
+TEST_CASE("several processes: a GPT with dropout goes on bit for bit", "[apps][dist]") {
+  const std::string strategy = GENERATE("ddp", "fsdp");
+  CAPTURE(strategy);
+  const TempDir dir;
+  // 16 codes of each of 20 digits: five steps are an epoch.
+  const auto extracted = test::run_vgen(
+      {"extract", test::golden("vq_ema/ckpt.pt"), test::project_path("data/digits.tar.gz"),
+       "--split", "val", "--image-size", "8", "--crops", "center_flip", "--limit", "20",
+       "--threads", "1", "--device", "cpu", "--out", dir / "codes"});
+  CAPTURE(extracted.err);
+  REQUIRE(extracted.exit_code == 0);
+  test::write_file(
+      dir / "gpt.yaml",
+      str_cat("task: gpt\nglobal_batch_size: 4\nprecision: fp32\nthreads: 1\nlog_every: 1\n"
+              "ema_decay: 0.5\ntensorboard: false\n"
+              "model: {vocab_size: 96, block_size: 16, n_layer: 2, n_head: 2, dim: 32, "
+              "multiple_of: 32, num_classes: 10, class_dropout_prob: 0.3, token_dropout_p: 0.2, "
+              "resid_dropout_p: 0.2, ffn_dropout_p: 0.2}\npreview: {num_images: 0}\n"
+              "optimizer: {kind: adamw, lr: 1e-2}\ncheckpoint: {every: 4}\ndata: {train: ",
+              dir / "codes", "}\nparallel: {strategy: ", strategy, ", timeout_s: 60}\n"));
+  const auto train = [&](const std::string& name, int64_t steps, const Texts& assignments = {}) {
+    Texts arguments{"train",    dir / "gpt.yaml", "--run-dir", dir / name,
+                    "--resume", "auto",           "--set",     str_cat("steps=", steps)};
+    for (const std::string& assignment : assignments) {
+      arguments.insert(arguments.end(), {"--set", assignment});
+    }
+    Ranks(2, 2, arguments).finish();
+  };
+  train("whole", 8);
+  train("cut", 4);  // in the middle of the epoch
+  train("cut", 8);
+  CHECK_THAT(test::read_file(dir / "cut/log.txt"), Contains("going on after step 4 from "));
+  const Texts losses = printed_losses(dir / "whole");
+  CHECK(losses.size() == 8);
+  CHECK(printed_losses(dir / "cut") == losses);
+  const auto files = tensor_files(step_folder(dir / "whole", 8));
+  CHECK(files.size() == (strategy == "fsdp" ? 6 : 3));
+  CHECK((tensor_files(step_folder(dir / "cut", 8)) == files));
+
+  // It was the dropout of layers that had to go on. The first loss has none: the head begins at 0.
+  train("without", 3,
+        {"model.token_dropout_p=0", "model.resid_dropout_p=0", "model.ffn_dropout_p=0"});
+  const Texts others = printed_losses(dir / "without");
+  REQUIRE(others.size() == 3);
+  CHECK(others[0] == losses[0]);
+  CHECK(others[2] != losses[2]);
 }
 
 TEST_CASE("several processes: others go on, with another number and strategy", "[apps][dist]") {
@@ -253,7 +257,7 @@ TEST_CASE("several processes: a disk of one rank that fills up costs the new che
   const std::string run = dir / "r";
   Ranks(2, 2, train_arguments(run, 2, "fsdp")).finish();
   // A file may have 100 KiB: the rank's part of the weights has more.
-  const LastRank full{.shell = "ulimit -f 100; trap '' XFSZ"};
+  const OneRank full{.shell = "ulimit -f 100; trap '' XFSZ"};
   for (const auto& result : Ranks(2, 2, train_arguments(run, 4, "fsdp"), full).wait()) {
     CAPTURE(result.err);
     CHECK(result.exit_code == 1);
@@ -273,12 +277,77 @@ TEST_CASE("several processes: a signal to one or to all saves and ends with 0", 
   const TempDir dir;
   const std::string run = dir / "r";
   Ranks ranks(2, 2, train_arguments(run, 100000, "ddp", {"checkpoint.every=100000"}));
-  REQUIRE(test::wait_for(run + "/metrics.jsonl"));
+  REQUIRE(test::wait_for_step(run, 1));
   if (is_for_all) ranks[0].signal(SIGTERM);
   ranks[1].signal(SIGTERM);
   ranks.finish();
   CHECK(fs::exists(run + "/checkpoints/latest"));
   CHECK_THAT(test::read_file(run + "/log.txt"), Contains("all is saved"));
+}
+
+TEST_CASE("several processes: a rank that stands still in a step is named after the timeout",
+          "[apps][dist]") {
+  const TempDir dir;
+  const std::string run = dir / "r";
+  Ranks ranks(
+      2, 2,
+      train_arguments(run, 100000, "fsdp", {"parallel.timeout_s=10", "checkpoint.every=100000"}));
+  REQUIRE(wait_for_step(run, 2));
+  ranks[1].signal(SIGSTOP);
+  const auto begin = Clock::now();
+  const auto result = ranks[0].wait();
+  CHECK(Clock::now() - begin < std::chrono::seconds(60));
+  CAPTURE(result.err);
+  CHECK(result.exit_code == 1);
+  for (const std::string& text : {result.err, test::read_file(run + "/log.txt")}) {
+    CHECK_THAT(text, Contains("rank 0 of 2: gathering of ") || Contains("rank 0 of 2: sum "));
+    CHECK_THAT(text, Contains(" failed (") && Contains("; no word from rank 1 ("));
+  }
+}
+
+/// Every one of the ranks has to fail soon, with what is wrong with one of them: `blame` is how the
+/// others name it.
+void check_blamed(Ranks ranks, size_t culprit, const std::string& reason,
+                  const std::string& blame) {
+  const auto begin = Clock::now();
+  const auto results = ranks.wait();
+  CHECK(Clock::now() - begin < std::chrono::seconds(60));  // they would wait for ten minutes
+  for (size_t rank = 0; rank < results.size(); ++rank) {
+    CAPTURE(rank, results[rank].err);
+    CHECK(results[rank].exit_code == 1);
+    CHECK_THAT(results[rank].err, Contains(reason));
+    const std::string line = results[rank].err.substr(results[rank].err.rfind("vgen: error: "));
+    if (rank != culprit) CHECK_THAT(line, Contains(str_cat("rank ", culprit, " (")));
+    if (rank != culprit) CHECK_THAT(line, Contains(blame) && Contains(reason));
+  }
+}
+
+TEST_CASE("several processes: the error of one reaches all, also before they have met",
+          "[apps][dist]") {
+  const TempDir dir;
+  const std::string run = dir / "r", early = ") failed before the ranks had met: ";
+  const auto arguments =
+      train_arguments(run, 4, "ddp", {"parallel.timeout_s=600", "global_batch_size=6"});
+  SECTION("rank 1 has no config") {
+    const OneRank odd{.config = dir / "none.yaml"};
+    check_blamed(Ranks(3, 3, arguments, odd), 1, "none.yaml", early);
+  }
+  SECTION("rank 0 has no config") {
+    const OneRank odd{.rank = 0, .config = dir / "none.yaml"};
+    check_blamed(Ranks(3, 3, arguments, odd), 0, "none.yaml", early);
+  }
+  SECTION("rank 1 has no such network interface") {
+    const OneRank odd{.shell = "export GLOO_SOCKET_IFNAME=none0"};
+    check_blamed(Ranks(2, 2, arguments, odd), 1, "GLOO_SOCKET_IFNAME is 'none0'", early);
+  }
+  SECTION("rank 1 has no data") {
+    const std::string here = fs::relative(test::project_path("data/digits.tar.gz")).string();
+    auto own = arguments;
+    own.insert(own.end(), {"--set", str_cat("data.train.path=", here)});
+    const OneRank odd{.shell = str_cat("cd ", dir.path())};
+    check_blamed(Ranks(2, 2, own, odd), 1, "digits.tar.gz: ", "): ");
+  }
+  CHECK_FALSE(fs::exists(run + "/config.yaml"));
 }
 
 /// Every one of the ranks has to fail with all of the texts.
@@ -294,7 +363,7 @@ TEST_CASE("several processes: what cannot go together is named by all", "[apps][
   const TempDir dir;
   const std::string run = dir / "r";
   SECTION("another config") {
-    const LastRank other{.assignment = "optimizer.lr=0.25"};
+    const OneRank other{.assignment = "optimizer.lr=0.25"};
     check_refused(Ranks(2, 2, train_arguments(run, 4, "ddp"), other),
                   {"rank 1 (", "lr: 0.25", "rank 0"});
     CHECK_FALSE(fs::exists(run + "/config.yaml"));
@@ -302,6 +371,15 @@ TEST_CASE("several processes: what cannot go together is named by all", "[apps][
   SECTION("a rank that never arrives") {
     check_refused(Ranks(4, 2, train_arguments(run, 4, "ddp", {"parallel.timeout_s=5"})),
                   {"ranks 2, 3 of 4 did not arrive within 5 s"});
+  }
+  SECTION("rank 0 never arrives") {
+    const auto begin = Clock::now();
+    const std::string error =
+        test::vgen_error(train_arguments(run, 4, "ddp", {"parallel.timeout_s=3"}),
+                         test::rank_environment(1, 2, test::free_port()));
+    CHECK(Clock::now() - begin < std::chrono::seconds(60));
+    CHECK_THAT(error, Contains("rank 1 of 2 cannot meet the others at 127.0.0.1:") &&
+                          Contains("; did rank 0 start, and is that its address?"));
   }
   SECTION("ranks that do not divide the batch") {
     check_refused(Ranks(3, 3, train_arguments(run, 4, "ddp")),

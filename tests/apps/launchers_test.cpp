@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -112,11 +113,30 @@ TEST_CASE("launchers: a signal to torchrun saves", "[apps][dist]") {
                          torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
                                             joined(test::train_arguments(run, 100000, "ddp"),
                                                    {"--set", "checkpoint.every=100000"})));
-  REQUIRE(test::wait_for(run + "/metrics.jsonl"));
+  REQUIRE(test::wait_for_step(run, 1));
   launcher.signal(SIGTERM);
   // Its own exit code tells of the signal, whatever that of the ranks is.
   const test::ProcessResult result = launcher.wait();
   CAPTURE(result.err);
+  CHECK(result.exit_code != 0);
+  CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
+  CHECK(fs::exists(run + "/checkpoints/latest"));
+}
+
+TEST_CASE("launchers: a signal to one rank of torchrun saves, and it exits with 0",
+          "[apps][dist]") {
+  if (torchrun().empty()) return skip("no .venv/bin/torchrun; scripts/setup.sh installs it");
+  const TempDir dir;
+  const std::string run = dir / "r";
+  test::Process launcher(torchrun(),
+                         torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
+                                            joined(test::train_arguments(run, 100000, "ddp"),
+                                                   {"--set", "checkpoint.every=100000"})));
+  REQUIRE(test::wait_for_step(run, 1));
+  const pid_t rank = find_rank(launcher.pid(), 1);
+  REQUIRE(rank > 0);
+  REQUIRE(::kill(rank, SIGTERM) == 0);
+  check_done(launcher.wait());
   CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
   CHECK(fs::exists(run + "/checkpoints/latest"));
 }
@@ -163,16 +183,36 @@ TEST_CASE("launchers: mpirun", "[apps][dist]") {
   CHECK_THAT(log_of(run), Contains("2 ranks, started by mpirun, strategy fsdp"));
 }
 
+/// Why srun cannot start anything; empty: it can. scripts/with_slurm.sh makes a job.
+std::string srun_problem() {
+  if (has_program("srun") && std::getenv("SLURM_JOB_ID") != nullptr) return "";
+  return "this is no SLURM job: no srun in PATH, or no SLURM_JOB_ID";
+}
+
+/// What srun takes for two ranks of `vgen train`.
+Texts srun_arguments(const Texts& arguments) {
+  return joined({"--overlap", "--nodes", "1", "--ntasks", "2", test::vgen_executable()}, arguments);
+}
+
 TEST_CASE("launchers: srun", "[apps][dist]") {
-  if (!has_program("srun") || std::getenv("SLURM_JOB_ID") == nullptr) {
-    return skip("this is no SLURM job: no srun in PATH, or no SLURM_JOB_ID");
-  }
+  if (const std::string problem = srun_problem(); !problem.empty()) return skip(problem);
   const TempDir dir;
   const std::string run = dir / "r";
-  check_done(test::run_process(
-      "srun", joined({"--overlap", "--nodes", "1", "--ntasks", "2", test::vgen_executable()},
-                     test::train_arguments(run, 3, "fsdp"))));
+  check_done(test::run_process("srun", srun_arguments(test::train_arguments(run, 3, "fsdp"))));
   CHECK_THAT(log_of(run), Contains("2 ranks, started by srun, strategy fsdp"));
+}
+
+TEST_CASE("launchers: srun hands on a signal, all is saved, and it exits with 0", "[apps][dist]") {
+  if (const std::string problem = srun_problem(); !problem.empty()) return skip(problem);
+  const TempDir dir;
+  const std::string run = dir / "r";
+  test::Process launcher("srun", srun_arguments(joined(test::train_arguments(run, 100000, "ddp"),
+                                                       {"--set", "checkpoint.every=100000"})));
+  REQUIRE(test::wait_for_step(run, 1));
+  launcher.signal(SIGTERM);
+  check_done(launcher.wait());
+  CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
+  CHECK(fs::exists(run + "/checkpoints/latest"));
 }
 
 /// Two network namespaces, as two hosts, and a cable between them.
@@ -209,6 +249,11 @@ class TwoHosts {
     return std::make_unique<test::Process>(
         "ip", joined({"netns", "exec", names_[host], program}, arguments), environment);
   }
+  /// From now on nothing arrives on either side, and nobody is told.
+  void cut_cable() const {
+    const auto result = test::run_process("ip", {"-n", names_[1], "link", "set", "eth0", "down"});
+    REQUIRE(result.exit_code == 0);
+  }
 
  private:
   void ip(const Texts& arguments) {
@@ -227,25 +272,67 @@ class TwoHosts {
   std::string problem_;
 };
 
-TEST_CASE("launchers: two hosts of two ranks each train and go on", "[apps][dist]") {
+/// Ranks on both, `per_host` each, those of the first before those of the second.
+std::vector<std::unique_ptr<test::Process>> start_ranks(const TwoHosts& hosts, size_t per_host,
+                                                        const Texts& arguments) {
+  std::vector<std::unique_ptr<test::Process>> ranks;
+  for (size_t rank = 0; rank < 2 * per_host; ++rank) {
+    ranks.push_back(hosts.start(
+        rank / per_host, test::vgen_executable(), arguments,
+        {str_cat("RANK=", rank), str_cat("WORLD_SIZE=", 2 * per_host),
+         str_cat("LOCAL_RANK=", rank % per_host), str_cat("LOCAL_WORLD_SIZE=", per_host),
+         str_cat("MASTER_ADDR=", TwoHosts::address(0))}));
+  }
+  return ranks;
+}
+
+TEST_CASE("launchers: two hosts of two ranks each train, and go on when one was lost",
+          "[apps][dist]") {
   const TwoHosts hosts;
   if (!hosts.problem().empty()) return skip(hosts.problem());
   const TempDir dir;
   const std::string run = dir / "r";
-  for (const int64_t steps : {4, 6}) {
-    std::vector<std::unique_ptr<test::Process>> ranks;
-    for (size_t rank = 0; rank < 4; ++rank) {
-      ranks.push_back(
-          hosts.start(rank / 2, test::vgen_executable(), test::train_arguments(run, steps, "hsdp"),
-                      {str_cat("RANK=", rank), "WORLD_SIZE=4", str_cat("LOCAL_RANK=", rank % 2),
-                       "LOCAL_WORLD_SIZE=2", str_cat("MASTER_ADDR=", TwoHosts::address(0))}));
+  const auto arguments = test::train_arguments(run, 24, "hsdp");
+  {
+    const auto ranks = start_ranks(hosts, 2, arguments);
+    REQUIRE(test::wait_for_step(run, 4));
+    for (const size_t rank : {2, 3}) ranks[rank]->signal(SIGKILL);
+    for (const size_t rank : {0, 1}) {
+      const auto result = ranks[rank]->wait();
+      CAPTURE(rank, result.err);
+      CHECK(result.exit_code == 1);
+      CHECK_THAT(result.err, Contains("no word from rank 2 (") && Contains("rank 3 ("));
     }
-    check_all_done(ranks);
   }
+  check_all_done(start_ranks(hosts, 2, arguments));
   CHECK_THAT(log_of(run), Contains("4 ranks, started by environment, strategy hsdp") &&
-                              Contains("going on after step 4"));
-  check_done(test::run_vgen(test::train_arguments(dir / "one", 6, "none")));
+                              Contains("no word from rank 2 (") &&
+                              Contains("going on after step "));
+  check_done(test::run_vgen(test::train_arguments(dir / "one", 24, "none")));
   test::check_losses(test::losses(run), test::losses(dir / "one"));
+}
+
+TEST_CASE("launchers: both sides of a cable that is cut end", "[apps][dist]") {
+  const TwoHosts hosts;
+  if (!hosts.problem().empty()) return skip(hosts.problem());
+  const TempDir dir;
+  const std::string run = dir / "r";
+  const auto ranks =
+      start_ranks(hosts, 1,
+                  test::train_arguments(run, 100000, "fsdp",
+                                        {"parallel.timeout_s=5", "checkpoint.every=100000"}));
+  REQUIRE(test::wait_for_step(run, 2));
+  hosts.cut_cable();
+  const auto begin = std::chrono::steady_clock::now();
+  const auto near = ranks[0]->wait(), far = ranks[1]->wait();
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(60));
+  CAPTURE(near.err, far.err);
+  CHECK(near.exit_code == 1);
+  CHECK_THAT(near.err, Contains("; no word from rank 1 ("));
+  CHECK(far.exit_code == 1);
+  CHECK_THAT(far.err,
+             Contains(str_cat("rank 1 of 2: no answer in 10 s from the store of the ranks at ",
+                              TwoHosts::address(0), ":29500: the network is cut")));
 }
 
 TEST_CASE("launchers: torchrun on two hosts", "[apps][dist]") {

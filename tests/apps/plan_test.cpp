@@ -36,6 +36,32 @@ TEST_CASE("vgen doctor --plan: a table of strategies", "[apps]") {
   CHECK(test::run_vgen({"doctor", "--gpus", "8"}).exit_code == 2);  // of what plan?
 }
 
+/// Runs what docs/distributed.md shows after "$ " in a block of its own, and compares.
+void check_shown(const std::string& command) {
+  CAPTURE(command);
+  const std::string docs = test::read_file(test::project_path("docs/distributed.md"));
+  const std::string head = str_cat("```\n$ ", command, "\n");
+  const size_t begin = docs.find(head);
+  REQUIRE(begin != std::string::npos);
+  const size_t first = begin + head.size();
+  const std::string shown = docs.substr(first, docs.find("```", first) - first);
+  std::vector<std::string> words = split(command, ' ');
+  REQUIRE(words[0] == "vgen");
+  words.erase(words.begin());
+  for (std::string& word : words) {
+    if (word.ends_with(".yaml")) word = test::project_path(word);
+  }
+  const auto result = test::run_vgen(words);
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(result.out == shown);
+}
+
+TEST_CASE("vgen doctor --plan: prints what the documentation shows", "[apps]") {
+  check_shown("vgen doctor --gpu list");
+  check_shown("vgen doctor --plan configs/gpt/3b-384.yaml --gpus 16 --gpu h100 --gpus-per-node 8");
+}
+
 TEST_CASE("vgen bench collectives: local ranks, one table for each number", "[apps][dist]") {
   const std::vector<std::string> words{"bench",     "collectives", "--size-kib", "1,64",
                                        "--repeats", "2",           "--device",   "cpu",
@@ -63,6 +89,7 @@ TEST_CASE("vgen bench collectives: local ranks, one table for each number", "[ap
     }
   }
   auto table = words;
+  table[1] = "--collectives";
   table.insert(table.end(), {"--ranks", "2", "--collective", "all_reduce", "--dtype", "bf16"});
   CHECK_THAT(test::run_vgen(table).out,
              Contains("2 ranks, 2 on this host") && Contains("all_reduce") && Contains("64.0 KiB"));

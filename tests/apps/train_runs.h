@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "support/process.h"
 
 namespace vgen::test {
 
@@ -12,9 +15,42 @@ namespace vgen::test {
 int64_t free_port();
 
 /// Trains tests/apps/tiny-tokenizer.yaml with a checkpoint after each step; a run folder that has
-/// some is gone on with.
+/// some is gone on with. `assignments` of the config come after.
 std::vector<std::string> train_arguments(const std::string& run_dir, int64_t steps,
-                                         const std::string& strategy);
+                                         const std::string& strategy,
+                                         const std::vector<std::string>& assignments = {});
+
+/// What one rank has of its own.
+struct OneRank {
+  size_t rank = 1;
+  std::string config = {};      ///< instead of the file that the others have
+  std::string assignment = {};  ///< of its config
+  std::string shell = {};       ///< what bash does before it becomes the rank
+};
+
+/// What a launcher tells a rank.
+std::vector<std::string> rank_environment(size_t rank, int64_t world_size, int64_t port);
+
+/// Processes that know each other as a launcher tells them.
+class Ranks {
+ public:
+  Ranks(int64_t world_size, size_t started, const std::vector<std::string>& arguments,
+        const OneRank& odd = {});
+
+  Process& operator[](size_t rank) { return *processes_[rank]; }
+  std::vector<ProcessResult> wait();
+  /// Waits for their ends, which have to be good ones.
+  void finish();
+
+ private:
+  std::vector<std::unique_ptr<Process>> processes_;
+};
+
+/// The folder of a checkpoint below step 10.
+std::string step_folder(const std::string& run_dir, int64_t step);
+
+/// A metric by step.
+std::map<int64_t, double> metric(const std::string& run_dir, const std::string& name);
 
 /// train/gen_loss by step.
 std::map<int64_t, double> losses(const std::string& run_dir);
@@ -25,5 +61,8 @@ void check_losses(const std::map<int64_t, double>& found,
 
 /// Whether it is there within a minute.
 bool wait_for(const std::string& path);
+
+/// Whether that step is logged within a minute.
+bool wait_for_step(const std::string& run_dir, int64_t step);
 
 }  // namespace vgen::test

@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <latch>
 #include <thread>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
@@ -25,24 +26,41 @@ namespace {
 using Catch::Contains;
 using dist::Group;
 
-/// What each of `size` threads that try to meet in `store` ends with: "" or its error.
-std::vector<std::string> try_to_meet(const c10::intrusive_ptr<c10d::Store>& store, int64_t size,
-                                     int64_t started, int64_t timeout_ms,
-                                     std::vector<std::string> identities) {
-  std::vector<std::string> ends(static_cast<size_t>(started));
+using Clock = std::chrono::steady_clock;
+constexpr int64_t kLongMs = 600'000;  // of what must not be waited for
+
+/// "" or the message of what it throws. Unlike test::error_of, for threads.
+std::string end_of(const std::function<void()>& body) {
+  try {
+    body();
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+/// What each body, on a thread of its own, ends with.
+std::vector<std::string> ends_of(const std::vector<std::function<void()>>& bodies) {
+  std::vector<std::string> ends(bodies.size());
   std::vector<std::thread> threads;
-  for (int64_t rank = 0; rank < started; ++rank) {
-    const auto i = static_cast<size_t>(rank);
-    threads.emplace_back([&, rank, i] {
-      try {
-        Group::join(store, rank, size, timeout_ms, identities[i]);
-      } catch (const std::exception& error) {
-        ends[i] = error.what();
-      }
-    });
+  for (size_t i = 0; i < bodies.size(); ++i) {
+    threads.emplace_back([&, i] { ends[i] = end_of(bodies[i]); });
   }
   for (std::thread& thread : threads) thread.join();
   return ends;
+}
+
+/// What each of `started` ranks, as threads, that try to meet in `store` ends with.
+std::vector<std::string> try_to_meet(const c10::intrusive_ptr<c10d::Store>& store, int64_t size,
+                                     int64_t started, int64_t timeout_ms,
+                                     std::vector<std::string> identities) {
+  std::vector<std::function<void()>> bodies;
+  for (int64_t rank = 0; rank < started; ++rank) {
+    bodies.emplace_back([&, rank] {
+      Group::join(store, rank, size, timeout_ms, identities[static_cast<size_t>(rank)]);
+    });
+  }
+  return ends_of(bodies);
 }
 
 /// What `size` ranks, as threads, find wrong with the collectives of tensors on a device.
@@ -128,6 +146,59 @@ TEST_CASE("group: who does not come or is another one is named on all", "[dist]"
   }
 }
 
+TEST_CASE("group: a rank that declines is named by all, who wait no longer", "[dist]") {
+  const int64_t culprit = GENERATE(0, 2);
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  std::vector<std::function<void()>> bodies;
+  for (int64_t rank = 0; rank < 3; ++rank) {
+    bodies.emplace_back([&, rank] {
+      if (rank == culprit) return Group::decline(store, rank, 3, "a.yaml: no such file\nand more");
+      Group::join(store, rank, 3, kLongMs);
+    });
+  }
+  const auto begin = Clock::now();
+  const auto ends = ends_of(bodies);
+  CHECK(Clock::now() - begin < std::chrono::seconds(5));  // all were there
+  for (size_t rank = 0; rank < 3; ++rank) {
+    CAPTURE(rank, ends[rank]);
+    if (static_cast<int64_t>(rank) == culprit) {
+      CHECK(ends[rank].empty());
+    } else {
+      CHECK_THAT(ends[rank], Contains(str_cat("rank ", culprit, " (")) &&
+                                 Contains(") failed before the ranks had met: a.yaml: no such") &&
+                                 !Contains("and more"));
+    }
+  }
+  // Started anew, they meet.
+  bodies.clear();
+  for (int64_t rank = 0; rank < 3; ++rank) {
+    bodies.emplace_back([&, rank] { Group::join(store, rank, 3, 20000)->barrier(); });
+  }
+  for (const std::string& end : ends_of(bodies)) CHECK(end.empty());
+}
+
+TEST_CASE("group: a rank that never comes does not keep the others for long", "[dist]") {
+  const auto without_first = c10::make_intrusive<c10d::HashStore>();
+  const auto declined = c10::make_intrusive<c10d::HashStore>();
+  const auto empty = c10::make_intrusive<c10d::HashStore>();
+  const auto begin = Clock::now();
+  const auto ends = ends_of({
+      [&] { Group::join(without_first, 1, 3, 1000); },
+      [&] { Group::join(without_first, 2, 3, 1000); },
+      [&] { Group::join(declined, 0, 3, kLongMs); },
+      [&] { Group::decline(declined, 1, 3, "no memory"); },
+      [&] { Group::decline(empty, 1, 2, "no memory"); },
+  });
+  CHECK(Clock::now() - begin < std::chrono::seconds(30));
+  for (const size_t rank : {1, 2}) {
+    CHECK_THAT(ends[rank - 1],
+               Contains(str_cat("rank ", rank, ": rank 0 of 3 did not arrive within 1 s")) &&
+                   Contains("look at its output"));
+  }
+  CHECK_THAT(ends[2], Contains("rank 1 (") && Contains("had met: no memory"));
+  for (const size_t i : {3, 4}) CHECK(ends[i].empty());
+}
+
 TEST_CASE("group: a rank that fails tells the others why", "[dist]") {
   std::vector<std::string> errors(3);
   test::run_ranks(3, [&](std::unique_ptr<Group> owned) {
@@ -192,6 +263,44 @@ TEST_CASE("group: a rank that comes too late is told from one that is gone", "[d
                         Contains(") is alive, but did not come") && !Contains("no word"));
 }
 
+TEST_CASE("group: a collective that a rank never joins ends in time, and is named", "[dist]") {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  std::latch failed(1);
+  std::string sum_end, gather_end;
+  Clock::duration time{};
+  const auto join = [&](int64_t rank) { return Group::join(store, rank, 2, /*timeout_ms=*/3000); };
+  const auto come = [&] {
+    const auto world = join(0);
+    const auto part = world->split(0);
+    const auto begin = Clock::now();
+    auto gather = part->start_all_gather(torch::zeros({6}), torch::ones({3}));
+    sum_end = end_of([&] { world->all_reduce_sum(torch::ones({2})); });
+    gather_end = end_of([&] { gather.wait(); });
+    time = Clock::now() - begin;
+    world->abandon();
+  };
+  const auto stay_away = [&] {
+    const auto world = join(1);
+    const auto part = world->split(0);
+    failed.wait();  // busy with something else
+  };
+  std::string problem;
+  const auto ends = ends_of({[&] {
+                               problem = end_of(come);
+                               failed.count_down();
+                             },
+                             stay_away});
+  CHECK(problem.empty());
+  CHECK(ends[1].empty());
+  CHECK(time < std::chrono::seconds(30));
+  CHECK_THAT(sum_end, Contains("rank 0 of 2: sum over the ranks of 2 Float failed ("));
+  CHECK_THAT(gather_end, Contains("rank 0 of 2: gathering of 3 Float failed ("));
+  for (const std::string& end : {sum_end, gather_end}) {
+    CHECK_THAT(end, Contains("; rank 1 (") && Contains(") is alive, but did not come") &&
+                        !Contains("no word"));
+  }
+}
+
 TEST_CASE("group: a text of a rank that is gone is not waited for", "[dist]") {
   std::string message;
   test::run_ranks(2, [&](std::unique_ptr<Group> group) {
@@ -208,7 +317,6 @@ TEST_CASE("group: a text of a rank that is gone is not waited for", "[dist]") {
 }
 
 TEST_CASE("group: abandoned, neither it nor its parts wait for what is under way", "[dist]") {
-  using Clock = std::chrono::steady_clock;
   Clock::duration time{};
   std::latch ended(1);
   test::run_ranks(2, [&](std::unique_ptr<Group> world) {

@@ -236,6 +236,14 @@ TEST_CASE("launch: several hosts need MASTER_ADDR to meet", "[dist]") {
   CHECK_NOTHROW(dist::require_meeting_point(launch_of(kTorchrun)));
 }
 
+TEST_CASE("launch: the interface that Gloo has to use is one of this host", "[dist]") {
+  CHECK_THAT(meeting_error_of(with(kTorchrun, {{"GLOO_SOCKET_IFNAME", "none0"}})),
+             Contains("GLOO_SOCKET_IFNAME is 'none0'") && Contains("`ip link`"));
+  CHECK_NOTHROW(
+      dist::require_meeting_point(launch_of(with(kTorchrun, {{"GLOO_SOCKET_IFNAME", "lo"}}))));
+  CHECK_NOTHROW(dist::require_meeting_point(launch_of({{"GLOO_SOCKET_IFNAME", "none0"}})));
+}
+
 TEST_CASE("launch: the first host of a SLURM list", "[dist]") {
   CHECK(dist::first_slurm_host("gpu[03-07,12],login1") == "gpu03");
   CHECK(dist::first_slurm_host("gpu[12,03-07]") == "gpu12");

@@ -156,6 +156,35 @@ TEST_CASE("sharded: buffers and weights are those of rank 0", "[dist]") {
   for (const torch::Tensor& buffer : buffers) CHECK(buffer[1].item<float>() == 4);
 }
 
+/// 1 for each rank that has what lies first in the row of layer1: the first one of a copy.
+std::vector<int> first_ranks(int64_t shard_ranks, const std::vector<std::string>& hosts) {
+  std::vector<int> is_first(hosts.size());
+  test::run_ranks(static_cast<int64_t>(hosts.size()), [&](std::unique_ptr<dist::Group> group) {
+    const auto rank = static_cast<size_t>(group->rank());
+    const auto sharded = dist::make_sharded(parallel("hsdp", shard_ranks), std::move(group),
+                                            c10::kFloat, /*ranks_per_host=*/2, hosts[rank]);
+    Tower tower(Shape{}, 3);
+    sharded->attach({tower->model()}, {});
+    for (const auto& part : sharded->parts(0)) {
+      const bool is_there = part.values.numel() > 0;
+      if (part.name == "layer1.gain" && is_there) is_first[rank] = 1;
+    }
+    sharded->group().barrier();
+  });
+  return is_first;
+}
+
+TEST_CASE("sharded: ranks of one host share a copy, whatever their numbers are", "[dist]") {
+  using Flags = std::vector<int>;
+  CHECK(first_ranks(0, {"a", "a", "b", "b"}) == Flags{1, 0, 1, 0});
+  CHECK(first_ranks(0, {"a", "b", "a", "b"}) == Flags{1, 1, 0, 0});
+  CHECK(first_ranks(2, {"a", "b", "b", "a"}) == Flags{1, 1, 0, 0});
+  CHECK(first_ranks(2, {"b", "b", "b", "b"}) == Flags{1, 0, 1, 0});
+  CHECK(first_ranks(1, {"a", "b", "a", "b"}) == Flags{1, 1, 1, 1});
+  // More than a host has: two hosts to a copy.
+  CHECK(first_ranks(4, {"a", "b", "a", "b"}) == Flags{1, 0, 0, 0});
+}
+
 TEST_CASE("sharded: groups of ranks that do not fit", "[dist]") {
   const auto error = [](int64_t shard_ranks, int64_t ranks_per_host) {
     return test::error_of([&] {

@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <set>
 
 #include "dist/tower.h"
 #include "support/ranks.h"
@@ -33,6 +34,7 @@ struct Setup {
   c10::ScalarType compute_dtype = c10::kFloat;
   Shape shape = {};
   c10::DeviceType device_type = c10::kCPU;
+  std::vector<std::string> hosts = {};  ///< of each rank; none: this one
 
   c10::Device device(int64_t rank) const {
     if (device_type == c10::kCPU) return c10::kCPU;
@@ -40,12 +42,33 @@ struct Setup {
   }
 };
 
+/// Bytes of memory that tensors of a rank hold after an update, before the gradients are dropped.
+struct KeptBytes {
+  int64_t weights = 0;  ///< of the parts and of the model
+  int64_t gradients = 0;
+  int64_t averages = 0;  ///< the optimizer's
+
+  int64_t sum() const { return weights + gradients + averages; }
+};
+
 struct Run {
   std::vector<double> losses, norms;
   std::vector<torch::Tensor> parameters;  ///< whole, after the last step
   dist::MemoryUse memory;
-  int64_t part_bytes = 0;
+  KeptBytes kept;  ///< of the phase that was updated last
 };
+
+/// Each memory counts once, however many tensors look at it.
+int64_t storage_bytes(const std::vector<torch::Tensor>& tensors) {
+  std::set<const c10::StorageImpl*> seen;
+  int64_t bytes = 0;
+  for (const torch::Tensor& tensor : tensors) {
+    if (!tensor.defined()) continue;
+    const c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
+    if (seen.insert(storage).second) bytes += static_cast<int64_t>(storage->nbytes());
+  }
+  return bytes;
+}
 
 /// Sharded or the class for one process.
 std::unique_ptr<Strategy> strategy_of(const Setup& setup, std::unique_ptr<dist::Group> group) {
@@ -54,8 +77,10 @@ std::unique_ptr<Strategy> strategy_of(const Setup& setup, std::unique_ptr<dist::
   if (is_sharded && setup.ranks == 1) {  // for a run there is no use in that
     return dist::make_sharded(setup.parallel, std::move(group), setup.compute_dtype, 1);
   }
+  const auto rank = static_cast<size_t>(group->rank());
   return dist::make_strategy(setup.parallel, std::move(group), setup.compute_dtype,
-                             /*ranks_per_host=*/2);
+                             /*ranks_per_host=*/2,
+                             setup.hosts.empty() ? dist::host_id() : setup.hosts[rank]);
 }
 
 std::vector<torch::Tensor> values_of(const std::vector<dist::ParameterPart>& parts) {
@@ -73,8 +98,9 @@ torch::Tensor own_rows(const torch::Tensor& rows, const Strategy& strategy, int6
 /// One optimizer on the parts of a phase.
 class PhaseTrainer {
  public:
-  PhaseTrainer(Strategy& strategy, size_t phase)
+  PhaseTrainer(Strategy& strategy, const std::vector<PhaseModel>& phases, size_t phase)
       : strategy_(strategy),
+        parameters_(phases[phase].parameters),
         phase_(phase),
         optimizer_(values_of(strategy.parts(phase)),
                    torch::optim::AdamWOptions(0.01).weight_decay(0.1)) {}
@@ -97,6 +123,7 @@ class PhaseTrainer {
     strategy_.end();
     run.norms.push_back(strategy_.clip_grad_norm(phase_, setup.max_norm).item<double>());
     optimizer_.step();
+    run.kept = kept_bytes();
     optimizer_.zero_grad();
     strategy_.updated(phase_);
     strategy_.sum_over_ranks(total);
@@ -104,7 +131,19 @@ class PhaseTrainer {
   }
 
  private:
+  KeptBytes kept_bytes() const {
+    std::vector<torch::Tensor> weights = parameters_, gradients, averages;
+    for (const auto& part : strategy_.parts(phase_)) weights.push_back(part.values);
+    for (const torch::Tensor& weight : weights) gradients.push_back(weight.grad());
+    for (const auto& [parameter, state] : optimizer_.state()) {
+      const auto& adam = dynamic_cast<const torch::optim::AdamWParamState&>(*state);
+      averages.insert(averages.end(), {adam.exp_avg(), adam.exp_avg_sq(), adam.max_exp_avg_sq()});
+    }
+    return {storage_bytes(weights), storage_bytes(gradients), storage_bytes(averages)};
+  }
+
   Strategy& strategy_;
+  std::vector<torch::Tensor> parameters_;  // of the model
   size_t phase_;
   torch::optim::AdamW optimizer_;
 };
@@ -119,11 +158,6 @@ void finish(Strategy& strategy, const std::vector<PhaseModel>& phases, Run& run)
       }
     }
   }
-  for (size_t phase = 0; phase < phases.size(); ++phase) {
-    for (const auto& part : strategy.parts(phase)) {
-      run.part_bytes += static_cast<int64_t>(part.values.nbytes());
-    }
-  }
   strategy.group().barrier();
 }
 
@@ -136,7 +170,7 @@ Run train_tower(const Setup& setup, std::unique_ptr<dist::Group> group) {
   tower->to(device);
   const std::vector<PhaseModel> phases{tower->model()};
   strategy->attach(phases, {});
-  PhaseTrainer trainer(*strategy, 0);
+  PhaseTrainer trainer(*strategy, phases, 0);
   const auto generator = at::detail::createCPUGenerator(7);
   Run run;
   for (int64_t step = 0; step < setup.steps; ++step) {
@@ -163,7 +197,7 @@ Run train_pair(const Setup& setup, std::unique_ptr<dist::Group> group) {
                static_cast<uint64_t>(rank) + 10);
   const std::vector<PhaseModel> phases{generator->model(), critic->model()};
   strategy->attach(phases, {});
-  PhaseTrainer first(*strategy, 0), second(*strategy, 1);
+  PhaseTrainer first(*strategy, phases, 0), second(*strategy, phases, 1);
   const auto random = at::detail::createCPUGenerator(8);
   Run run;
   const auto freeze_critic = [&](bool is_frozen) {
@@ -253,6 +287,7 @@ std::vector<Setup> setups() {
   setups.push_back({.parallel = parallel("hsdp", 2), .ranks = 2});
   setups.push_back({.parallel = parallel("hsdp"), .ranks = 4});  // 2 by ranks_per_host
   setups.push_back({.parallel = parallel("hsdp", 1), .ranks = 3});
+  setups.push_back({.parallel = parallel("hsdp"), .ranks = 4, .hosts = {"a", "b", "a", "b"}});
   return setups;
 }
 
@@ -379,10 +414,14 @@ TEST_CASE("sharded: memory is one part of the whole and a block", "[dist]") {
   for (const int64_t ranks : {2, 3, 4}) {
     setup.ranks = ranks;
     for (const Run& run : run_all(setup, train_tower)) {
-      // The optimizer has two averages of each part.
-      const int64_t kept = run.memory.parameters + run.memory.gradients + 2 * run.part_bytes;
-      CHECK(kept <= 4 * whole / ranks + 4 * block);
-      CHECK(kept >= 4 * whole / ranks - 4 * block);
+      // The optimizer has two averages of each weight.
+      CHECK(run.kept.sum() <= 4 * whole / ranks + 4 * block);
+      CHECK(run.kept.sum() >= 4 * whole / ranks - 4 * block);
+      CHECK(run.kept.averages <= 2 * whole / ranks + 2 * block);
+      CHECK(run.kept.averages >= 2 * whole / ranks - 2 * block);
+      // What the program says of itself.
+      CHECK(run.memory.parameters == run.kept.weights);
+      CHECK(run.memory.gradients == run.kept.gradients);
       // Two blocks and the root, and two sums of gradients; each row is a little longer.
       CHECK(run.memory.gathered_peak <= 4 * block + 2 * root + 8 * 1024);
       CHECK(run.memory.gathered_peak >= 2 * block + root);
@@ -390,6 +429,9 @@ TEST_CASE("sharded: memory is one part of the whole and a block", "[dist]") {
   }
   setup.parallel.strategy = "zero1";
   const Run run = run_all(setup, train_tower)[0];
-  CHECK(run.memory.parameters >= whole);
-  CHECK(run.memory.gradients <= whole / 4 + block);
+  CHECK(run.kept.weights >= whole);
+  CHECK(run.kept.gradients <= whole / 4 + block);
+  CHECK(run.kept.averages <= 2 * whole / 4 + 2 * block);
+  CHECK(run.memory.parameters == run.kept.weights);
+  CHECK(run.memory.gradients == run.kept.gradients);
 }

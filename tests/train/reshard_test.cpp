@@ -77,10 +77,11 @@ using Terms = std::map<std::string, double>;  // of a step
 /// One rank's trainer and all that it needs.
 struct Rank {
   Rank(const std::string& yaml, const std::string& strategy_name, GroupPtr group,
-       c10::DeviceType type = c10::kCPU)
+       c10::DeviceType type = c10::kCPU, const std::string& host = dist::host_id())
       : plan(plan_run(
             parse_yaml(str_cat(yaml, "parallel: {strategy: ", strategy_name, "}\n"), "test"))),
-        strategy(dist::make_strategy(plan.run.parallel, std::move(group), torch::kFloat32, 2)) {
+        strategy(
+            dist::make_strategy(plan.run.parallel, std::move(group), torch::kFloat32, 2, host)) {
     static std::mutex one_at_a_time;  // LibTorch's generator is one for all threads
     const int64_t ranks = strategy->world_size();
     const c10::Device device =
@@ -118,6 +119,7 @@ struct Part {
   std::string strategy;
   int64_t ranks = 1;
   int64_t steps = 4;
+  std::vector<std::string> hosts = {};  ///< of each rank; none: this one
 };
 
 /// The terms of every step.
@@ -127,7 +129,9 @@ std::vector<Terms> train_terms(const std::string& yaml, const std::string& run,
   for (const Part& part : parts) {
     const bool is_first = losses.empty();
     const auto body = [&](GroupPtr group) {
-      Rank rank(yaml, part.strategy, std::move(group), device);
+      const auto number = static_cast<size_t>(group->rank());
+      Rank rank(yaml, part.strategy, std::move(group), device,
+                part.hosts.empty() ? dist::host_id() : part.hosts[number]);
       dist::Group& all = rank.strategy->group();
       if (!is_first) rank.trainer->restore(checkpoint::find_checkpoint(run, all));
       for (int64_t i = 0; i < part.steps; ++i) {
@@ -186,6 +190,20 @@ TEST_CASE("resharding: fsdp of 4, ddp of 1, fsdp of 3 are one run", "[train][dis
   // The parts end in the middle of an epoch, which has three steps.
   const auto found =
       train(yaml, dir / "r", {{"fsdp", 4, 4}, {"ddp", 1, 4}, {"fsdp", 3, 3}, {"hsdp", 2, 2}});
+  REQUIRE(found.size() == expected.size());
+  for (size_t step = 0; step < expected.size(); ++step) {
+    INFO("step " << step + 1);
+    CHECK(found[step] == Approx(expected[step]).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("resharding: hsdp whose ranks are numbered across the hosts", "[train][dist]") {
+  const test::TempDir dir;
+  const std::string yaml = config(dir, 40, 12);
+  const auto expected = train(yaml, dir / "one", {{"none", 1, 9}});
+  const std::vector<std::string> across{"a", "b", "a", "b"}, in_turn{"a", "a", "b", "b"};
+  const auto found =
+      train(yaml, dir / "r", {{"hsdp", 4, 3, across}, {"hsdp", 4, 3, in_turn}, {"none", 1, 3}});
   REQUIRE(found.size() == expected.size());
   for (size_t step = 0; step < expected.size(); ++step) {
     INFO("step " << step + 1);

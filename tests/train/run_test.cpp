@@ -248,19 +248,39 @@ TEST_CASE("run: a loss that is not finite ends the run and names the way back", 
 
 TEST_CASE("run: begins with the weights it is given", "[train]") {
   const SmallRun small;
-  small.train("first", {"steps=2"});
-  const std::string weights = small.path("first/checkpoints/step_0000002/model.safetensors");
-  small.train("second", {"steps=1", "optimizer.lr=0", "init_from=" + weights, "ema_decay=0"});
-  const auto first = io::load_state_dict(weights);
-  const auto second =
-      io::load_state_dict(small.path("second/checkpoints/step_0000001/model.safetensors"));
-  for (const auto& item : first.tensors) {
-    if (item.name == "quantize.codebook_used") continue;  // counts on
-    INFO(item.name);
-    const io::Array* other = second.find(item.name);
-    REQUIRE(other != nullptr);
-    CHECK(torch::equal(checkpoint::as_tensor(item.array), checkpoint::as_tensor(*other)));
+  small.train("first", {"steps=4"});
+  const auto check_begun_with = [&](const std::string& weights, const std::string& init_from,
+                                    const std::string& name) {
+    INFO(init_from);
+    small.train(name, {"steps=1", "optimizer.lr=0", "disc_optimizer.lr=0", "ema_decay=0",
+                       "init_from=" + init_from});
+    const auto first = io::load_state_dict(weights);
+    const std::string file = fs::path(weights).filename().string();
+    const auto second = io::load_state_dict(small.path(name + "/checkpoints/step_0000001/" + file));
+    for (const auto& item : first.tensors) {
+      if (item.name == "quantize.codebook_used") continue;  // counts on
+      INFO(item.name);
+      const io::Array* other = second.find(item.name);
+      REQUIRE(other != nullptr);
+      if (item.name.find("running_") != item.name.npos) continue;  // moves with each batch
+      if (item.name.ends_with("num_batches_tracked")) continue;
+      CHECK(torch::equal(checkpoint::as_tensor(item.array), checkpoint::as_tensor(*other)));
+    }
+  };
+  const std::string run = small.path("first"), newest = run + "/checkpoints/step_0000004/";
+  const std::string weights = newest + "model.safetensors";
+  check_begun_with(weights, weights, "of_file");
+  // A run folder has the discriminator too; it stands for its newest valid checkpoint.
+  check_begun_with(weights, run, "of_run");
+  check_begun_with(newest + "discriminator.safetensors", run + "/", "of_run_too");
+  fs::remove(newest + "index.json");
+  check_begun_with(run + "/checkpoints/step_0000002/model.safetensors", run, "of_older");
+  for (const char* step : {"2", "4"}) {
+    fs::remove_all(str_cat(run, "/checkpoints/step_000000", step));
   }
+  CHECK_THAT(error_of([&] { small.train("of_none", {"init_from=" + run}); }),
+             Catch::Contains(run + ": holds no valid checkpoint"));
+  CHECK_FALSE(fs::exists(small.path("of_none")));
 }
 
 TEST_CASE("run: what cannot be trained is refused before anything is written", "[train]") {

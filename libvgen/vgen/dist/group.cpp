@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "vgen/core/error.h"
+#include "vgen/core/log.h"
 #include "vgen/dist/detail/backends.h"
 #include "vgen/dist/detail/meet.h"
 #include "vgen/dist/detail/pulse.h"
@@ -22,6 +24,8 @@ using detail::StorePtr;
 using detail::text_of;
 using Clock = std::chrono::steady_clock;
 
+// How long a rank that will not join tries to tell the others.
+constexpr int64_t kDeclineTimeMs = 10'000;
 // How long a rank whose collective failed waits to hear from the others.
 constexpr int64_t kBlameTimeMs = 3000;
 // A rank that waits for a text of another looks this often whether that one is still there, and
@@ -29,6 +33,8 @@ constexpr int64_t kBlameTimeMs = 3000;
 constexpr std::chrono::milliseconds kLookEvery{2000};
 constexpr int64_t kGoneTimeMs = 5000;
 constexpr std::chrono::milliseconds kLongestPause{50};  // between two questions for the text
+// A store that is silent may be so for longer than a collective may take: that one tells more.
+constexpr int64_t kSilenceGraceMs = 5000;
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -63,6 +69,21 @@ detail::Meeting meet(const StorePtr& store, int64_t rank, int64_t size, const st
                 " lost the store while it waited for the others (", first_line(error.what()),
                 "); rank 0 or the launcher has ended: look at its output");
   }
+}
+
+// A rank that is cut off from the store, at `place`, would wait for it wherever it asks it
+// something, also who is at fault: the process ends.
+std::unique_ptr<detail::Pulse> start_pulse(c10d::Store& store, int64_t rank, int64_t size,
+                                           int64_t timeout_ms, const std::string& place) {
+  const int64_t limit_ms = timeout_ms + kSilenceGraceMs;
+  const std::string text = str_cat(
+      "rank ", rank, " of ", size, ": no answer in ", limit_ms / 1000,
+      " s from the store of the ranks at ", place,
+      ": the network is cut, or that process is stuck; this rank ends, start the run again");
+  return std::make_unique<detail::Pulse>(store, rank, limit_ms, [text] {
+    log_error(text);
+    std::_Exit(1);
+  });
 }
 
 }  // namespace
@@ -100,7 +121,7 @@ std::unique_ptr<Group> Group::alone() { return std::unique_ptr<Group>(new Group(
 std::unique_ptr<Group> Group::join(const Launch& launch, const std::string& identity,
                                    int64_t timeout_ms, c10::DeviceType device) {
   if (launch.world_size == 1) return alone();
-  require_meeting_point(launch);
+  before_joining(launch, [&] { require_meeting_point(launch); });
   const int64_t rank = launch.rank, size = launch.world_size;
   const StorePtr store = open_store(launch, timeout_ms);
   auto meeting = meet(store, rank, size, identity, timeout_ms);
@@ -110,7 +131,8 @@ std::unique_ptr<Group> Group::join(const Launch& launch, const std::string& iden
   group->interface_ = launch.interface;
   group->timeout_ms_ = timeout_ms;
   group->device_ = device;
-  group->pulse_ = std::make_unique<detail::Pulse>(*group->store_, rank);
+  group->pulse_ = start_pulse(*group->store_, rank, size, timeout_ms,
+                              str_cat(launch.master_addr, ":", launch.master_port));
   group->connect("world");
   return group;
 }
@@ -124,9 +146,28 @@ std::unique_ptr<Group> Group::join(StorePtr store, int64_t rank, int64_t size, i
   group->address_ = "127.0.0.1";
   group->device_ = device;
   group->timeout_ms_ = timeout_ms;
-  group->pulse_ = std::make_unique<detail::Pulse>(*group->store_, rank);
+  group->pulse_ = start_pulse(*group->store_, rank, size, timeout_ms, "this process");
   group->connect("world");
   return group;
+}
+
+void Group::decline(const Launch& launch, const std::string& reason) noexcept {
+  if (launch.world_size == 1) return;
+  try {
+    log_error(reason);  // now: a launcher may end this process while it waits
+    if (launch.master_addr.empty()) return;
+    const auto begin = Clock::now();
+    const StorePtr store = open_store(launch, kDeclineTimeMs);
+    const auto spent = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin);
+    detail::decline(store, launch.rank, launch.world_size, first_line(reason),
+                    kDeclineTimeMs - spent.count());
+  } catch (const std::exception&) {
+    // They cannot be reached: they will miss this rank.
+  }
+}
+
+void Group::decline(const StorePtr& store, int64_t rank, int64_t size, const std::string& reason) {
+  detail::decline(store, rank, size, first_line(reason), kDeclineTimeMs);
 }
 
 void Group::connect(const std::string& name) {

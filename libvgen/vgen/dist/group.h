@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -60,7 +61,10 @@ class Group {
  public:
   /// Meets the other ranks at launch.master_addr. `identity` is what has to be the same on all (the
   /// version, the config): a rank with another one is named. Throws Error(kUnavailable) with the
-  /// ranks that did not arrive within the time, or (kInvalidArgument) with those that differ.
+  /// ranks that did not arrive within the time, or (kInvalidArgument) with those that differ; where
+  /// a rank declines, Error(kUnavailable) with that rank, its host and its reason. While the group
+  /// lives, a store that does not answer for timeout_ms and 5 s ends the process: it logs why, and
+  /// exits with 1.
   static std::unique_ptr<Group> join(const Launch& launch, const std::string& identity,
                                      int64_t timeout_ms, c10::DeviceType device);
   /// Of ranks that share a store: threads of one process, in tests.
@@ -68,6 +72,16 @@ class Group {
                                      int64_t size, int64_t timeout_ms,
                                      const std::string& identity = "",
                                      c10::DeviceType device = c10::kCPU);
+  /// What a rank does instead of join() that has failed before: the join() of the others throws,
+  /// with `reason`, instead of waiting for this rank until its time is over. Logs the reason, then
+  /// tries for up to 10 s to tell it, and returns as soon as all have heard of it. Where rank 0
+  /// keeps the store and declines, it keeps it for the others who come within 5 s; those who come
+  /// later, or that this rank cannot reach, end by their own timeout. Of one process: does nothing.
+  static void decline(const Launch& launch, const std::string& reason) noexcept;
+  /// Of ranks that share a store, as in the second join(). Throws what c10d throws where it is
+  /// gone.
+  static void decline(const c10::intrusive_ptr<c10d::Store>& store, int64_t rank, int64_t size,
+                      const std::string& reason);
   /// One process: every collective is the identity.
   static std::unique_ptr<Group> alone();
   ~Group();
@@ -134,5 +148,17 @@ class Group {
   c10::intrusive_ptr<c10d::ProcessGroup> process_group_;
   Traffic traffic_;
 };
+
+/// What a rank does by itself before it joins the others: returns what `work` returns. Where that
+/// throws, this rank declines, and the error goes on to the caller.
+template <class Work>
+auto before_joining(const Launch& launch, const Work& work) {
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    Group::decline(launch, error.what());
+    throw;
+  }
+}
 
 }  // namespace vgen::dist

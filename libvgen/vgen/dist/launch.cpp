@@ -1,6 +1,10 @@
 #include "vgen/dist/launch.h"
 
+#include <net/if.h>
+#include <unistd.h>
+
 #include <cstdlib>
+#include <fstream>
 #include <initializer_list>
 #include <optional>
 #include <string_view>
@@ -190,13 +194,27 @@ Launch launch_from_environment() {
 }
 
 void require_meeting_point(const Launch& launch) {
-  if (launch.world_size == 1 || !launch.master_addr.empty()) return;
+  if (launch.world_size == 1) return;
+  require(launch.interface.empty() || if_nametoindex(launch.interface.c_str()) != 0,
+          ErrorCode::kInvalidArgument, "the environment variable GLOO_SOCKET_IFNAME is '",
+          printable(launch.interface),
+          "', but this host has no network interface of that name; `ip link` lists those it has");
+  if (!launch.master_addr.empty()) return;
   throw_error(ErrorCode::kInvalidArgument, "the environment has ", launch.world_size,
               " ranks, but no MASTER_ADDR at which they can meet: ",
               launch.launcher == "mpirun"
                   ? "start them with mpirun -x MASTER_ADDR=HOST_OF_RANK_0 (MPICH and Intel MPI: "
                     "-genv MASTER_ADDR HOST_OF_RANK_0)"
                   : "set it to the host of rank 0 (127.0.0.1 if all ranks are on one host)");
+}
+
+std::string host_id() {
+  std::string id;
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  if (std::getline(file, id) && !id.empty()) return id;
+  char name[256] = "";
+  ::gethostname(name, sizeof(name) - 1);
+  return name;
 }
 
 std::string first_slurm_host(const std::string& nodelist) {

@@ -39,8 +39,12 @@ struct Launch {
 Launch launch_from_environment();
 
 /// For ranks that are about to meet. Throws Error(kInvalidArgument) where several have no
-/// master_addr.
+/// master_addr, or an interface that this host has not.
 void require_meeting_point(const Launch& launch);
+
+/// The same for all processes of a machine, in containers and network namespaces too, and another
+/// one on every other machine: the kernel's boot id; the host's name where there is none.
+std::string host_id();
 
 /// The first host of a SLURM list such as "gpu[03-07,12],login1": "gpu03". Throws
 /// Error(kInvalidArgument) where the list does not begin with a host.

@@ -7,6 +7,7 @@
 #include "vgen/core/error.h"
 #include "vgen/dist/activation_checkpoint.h"
 #include "vgen/dist/detail/after_backward.h"
+#include "vgen/dist/detail/stream_waits.h"
 #include "vgen/dist/detail/unit.h"
 
 namespace vgen::dist {
@@ -39,6 +40,17 @@ int64_t checked_shard_ranks(const ParallelConfig& config, int64_t world_size,
               is_given ? "" : " (the ranks of this host)", ", but ", world_size,
               " ranks do not divide into groups of ", ranks, "; set it to one of ",
               join(divisors, ", "));
+}
+
+// Ranks in the order of their hosts, these in the order of their first ranks, fill one copy after
+// the other.
+int64_t copy_of_rank(size_t rank, int64_t shard_ranks, const std::vector<std::string>& hosts) {
+  const auto place = [&hosts](size_t i) {
+    return std::pair(std::ranges::find(hosts, hosts[i]) - hosts.begin(), i);
+  };
+  int64_t num_before = 0;
+  for (size_t i = 0; i < hosts.size(); ++i) num_before += place(i) < place(rank) ? 1 : 0;
+  return num_before / shard_ranks;
 }
 
 }  // namespace
@@ -78,8 +90,8 @@ Sharded::Sharded(const Options& options, std::unique_ptr<Group> all)
   if (options.shard_ranks == world_size()) {
     peer_part_ = Group::alone();
   } else {
-    copy_part_ = group().split(rank() / options.shard_ranks);
-    peer_part_ = group().split(rank() % options.shard_ranks);
+    copy_part_ = group().split(options.copy);
+    peer_part_ = group().split(copy_part_->rank());
     spread_->copy = copy_part_.get();
   }
   spread_->peers = peer_part_.get();
@@ -91,6 +103,8 @@ Sharded::~Sharded() = default;
 
 void Sharded::attach(const std::vector<PhaseModel>& phases,
                      const std::vector<at::Tensor>& buffers) {
+  time_waits(phases);
+  spread_->waits = float32_spread_->waits = stream_waits();
   for (const PhaseModel& model : phases) phases_.push_back(make_phase(phases_.size(), model));
   const at::NoGradGuard no_grad;
   for (const at::Tensor& buffer : buffers) group().broadcast(buffer);
@@ -323,7 +337,7 @@ void Sharded::finish_gradients(Phase& phase) {
     unit.finish_sum_over_peers(std::move(sum));
   }
   sums_.clear();
-  agreement.wait();
+  detail::timed_wait(agreement, stream_waits());
   const auto* next = ranks_with.const_data_ptr<int32_t>();
   for (const auto& block : phase.blocks) {
     block->unit.publish_gradients(next);
@@ -350,7 +364,8 @@ at::Tensor Sharded::clip_grad_norm(size_t index, double max_norm) {
   const at::Tensor square = gradients.empty()
                                 ? at::zeros({}, at::TensorOptions(device))
                                 : at::stack(at::_foreach_norm(gradients)).square().sum();
-  spread_->copy->all_reduce_sum(square);
+  Pending sum = spread_->copy->start_all_reduce_sum(square);
+  detail::timed_wait(sum, stream_waits());
   at::Tensor norm = square.sqrt();
   if (max_norm > 0 && !gradients.empty()) {
     at::_foreach_mul_(gradients, at::clamp_max(max_norm / (norm + 1e-6), 1.0));
@@ -394,7 +409,8 @@ MemoryUse Sharded::memory_use() const {
 }
 
 std::unique_ptr<Strategy> make_sharded(const ParallelConfig& config, std::unique_ptr<Group> group,
-                                       c10::ScalarType compute_dtype, int64_t ranks_per_host) {
+                                       c10::ScalarType compute_dtype, int64_t ranks_per_host,
+                                       const std::string& host) {
   Sharded::Options options{.shard_ranks = group->size(),
                            .reduce_dtype = dtype_of(config.reduce_dtype),
                            .prefetch_blocks = config.prefetch_blocks,
@@ -406,6 +422,8 @@ std::unique_ptr<Strategy> make_sharded(const ParallelConfig& config, std::unique
               ranks, "; set parallel.shard_ranks to a divisor of the ", group->size(), " ranks");
     }
     options.shard_ranks = checked_shard_ranks(config, group->size(), ranks_per_host);
+    options.copy = copy_of_rank(static_cast<size_t>(group->rank()), options.shard_ranks,
+                                group->all_gather_text(host));
   }
   options.is_resident = config.strategy == "zero1";
   if (!options.is_resident) {

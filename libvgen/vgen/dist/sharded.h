@@ -6,7 +6,8 @@
 //          part, and the updated parts gathered again
 //   fsdp   weights are parts too; a block is gathered for its forward pass and again for its
 //          backward pass
-//   hsdp   fsdp within groups of `shard_ranks` ranks; the groups sum their gradients
+//   hsdp   fsdp within groups of `shard_ranks` ranks; the groups sum their gradients. Ranks of one
+//          host share a group, whatever the order in which the launcher has numbered them
 //
 // A block of PhaseModel::blocks and what lies outside of all blocks of a phase are the units. Each
 // is one row of numbers (detail/unit.h), cut in as many parts as ranks share a copy. Parameters of
@@ -54,6 +55,7 @@ class Sharded : public Strategy, private BlockRunner {
   struct Options {
     bool is_resident = false;  ///< zero1
     int64_t shard_ranks = 0;   ///< ranks that share a copy; divides the world size
+    int64_t copy = 0;          ///< the number of this rank's copy
     c10::ScalarType param_dtype = c10::kFloat;
     c10::ScalarType reduce_dtype = c10::kFloat;
     int64_t prefetch_blocks = 1;
@@ -118,9 +120,12 @@ class Sharded : public Strategy, private BlockRunner {
   int64_t gradient_bytes_ = 0, gathered_blocks_ = 0;
 };
 
-/// For zero1, fsdp and hsdp. compute_dtype: what param_dtype `auto` is. Collective. Throws
-/// Error(kInvalidArgument) where hsdp's ranks do not fit.
+/// For zero1, fsdp and hsdp. compute_dtype: what param_dtype `auto` is. hsdp's groups are filled
+/// host by host: `host` is the same text on the ranks of a host alone, ranks_per_host how many
+/// these are (0: unknown). Collective. Throws Error(kInvalidArgument) where hsdp's ranks do not
+/// fit.
 std::unique_ptr<Strategy> make_sharded(const ParallelConfig& config, std::unique_ptr<Group> group,
-                                       c10::ScalarType compute_dtype, int64_t ranks_per_host);
+                                       c10::ScalarType compute_dtype, int64_t ranks_per_host,
+                                       const std::string& host = host_id());
 
 }  // namespace vgen::dist

@@ -1,5 +1,6 @@
 #include "vgen/dist/strategy.h"
 
+#include <torch/csrc/autograd/engine.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "vgen/core/error.h"
 #include "vgen/dist/activation_checkpoint.h"
+#include "vgen/dist/detail/stream_waits.h"
 #include "vgen/dist/sharded.h"
 
 namespace vgen::dist {
@@ -24,6 +26,7 @@ class Replicated : public Strategy {
   void attach(const std::vector<PhaseModel>& phases,
               const std::vector<at::Tensor>& buffers) override {
     const at::NoGradGuard no_grad;
+    time_waits(phases);
     phases_ = phases;
     for (const PhaseModel& phase : phases) {
       for (const at::Tensor& parameter : phase.parameters) group().broadcast(parameter.detach());
@@ -92,10 +95,12 @@ class DataParallel : public Replicated {
     try {
       // A parameter may be without a gradient in some steps (a discriminator that has not begun):
       // found in the graph of the loss.
-      const auto begin = std::chrono::steady_clock::now();
-      if (sync_gradients) reducer(phase).prepare_for_backward({loss});
+      if (sync_gradients) {
+        reducer(phase).prepare_for_backward({loss});
+        begin_wait_after(loss);
+      }
       loss.backward();
-      if (sync_gradients) count_traffic(phase, std::chrono::steady_clock::now() - begin);
+      if (sync_gradients) end_wait(phase);
     } catch (const c10::DistError& error) {
       group().fail("averaging gradients", error.what());
     } catch (const c10::Error&) {
@@ -110,15 +115,28 @@ class DataParallel : public Replicated {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   struct NoWarnings : c10::WarningHandler {
     void process(const c10::Warning& /*warning*/) override {}
   };
 
-  // The reducer sums what is ready while the pass goes on; behind the last gradient it waits.
-  void count_traffic(size_t phase, std::chrono::duration<double> backward) {
-    const std::vector<int64_t> ready_ns = reducer(phase).get_backward_stats();
-    const double last = 1e-9 * static_cast<double>(*std::ranges::max_element(ready_ns));
-    Traffic traffic{.wait_seconds = std::max(0.0, backward.count() - last)};
+  // The reducer sums what is ready while the pass goes on, and waits for the sums in a callback at
+  // its end. The engine calls those in the order in which they were queued: one that is queued by
+  // the first node of the pass comes before.
+  void begin_wait_after(const at::Tensor& loss) {
+    loss.register_hook([this](const at::Tensor& /*gradient*/) {
+      torch::autograd::Engine::get_default_engine().queue_callback([this] {
+        wait_begin_ = Clock::now();
+        if (stream_waits() != nullptr) stream_waits()->begin();
+      });
+    });
+  }
+
+  void end_wait(size_t phase) {
+    if (stream_waits() != nullptr) stream_waits()->end();
+    const std::chrono::duration<double> host_wait = Clock::now() - wait_begin_;
+    Traffic traffic{.wait_seconds = host_wait.count()};
     for (const at::Tensor& parameter : phases_[phase].parameters) {
       traffic.bytes += static_cast<int64_t>(parameter.nbytes());
     }
@@ -146,19 +164,38 @@ class DataParallel : public Replicated {
 
   size_t bucket_bytes_;
   std::vector<std::unique_ptr<c10d::Reducer>> reducers_;
+  Clock::time_point wait_begin_;
 };
 
 }  // namespace
 
+Strategy::Strategy(std::unique_ptr<Group> group) : group_(std::move(group)) {}
+Strategy::~Strategy() = default;
+
+void Strategy::time_waits(const std::vector<PhaseModel>& phases) {
+  const c10::Device device = phases.front().parameters.front().device();
+  if (!device.is_cpu()) stream_waits_ = std::make_unique<detail::StreamWaits>(device);
+}
+
+double Strategy::wait_seconds() {
+  return stream_waits_ ? stream_waits_->seconds() : traffic().wait_seconds;
+}
+
+void Strategy::sum_over_ranks(const at::Tensor& value) {
+  Pending sum = group_->start_all_reduce_sum(value);
+  detail::timed_wait(sum, stream_waits());
+}
+
 bool Strategy::any_rank(bool value) {
   if (world_size() == 1) return value;
   const at::Tensor count = at::zeros({1}).fill_(value ? 1 : 0);
-  group_->all_reduce_sum(count);
+  sum_over_ranks(count);
   return count.item<float>() > 0;
 }
 
 std::unique_ptr<Strategy> make_strategy(const ParallelConfig& config, std::unique_ptr<Group> group,
-                                        c10::ScalarType compute_dtype, int64_t ranks_per_host) {
+                                        c10::ScalarType compute_dtype, int64_t ranks_per_host,
+                                        const std::string& host) {
   if (config.strategy == "none") {
     require(group->size() == 1, ErrorCode::kInvalidArgument, "parallel.strategy is none, but ",
             group->size(), " processes were started; set it to ddp, zero1, fsdp or hsdp");
@@ -166,7 +203,7 @@ std::unique_ptr<Strategy> make_strategy(const ParallelConfig& config, std::uniqu
   }
   if (group->size() == 1) return std::make_unique<Replicated>(config, std::move(group));
   if (config.strategy == "ddp") return std::make_unique<DataParallel>(config, std::move(group));
-  return make_sharded(config, std::move(group), compute_dtype, ranks_per_host);
+  return make_sharded(config, std::move(group), compute_dtype, ranks_per_host, host);
 }
 
 std::unique_ptr<Strategy> single_process(const ParallelConfig& config) {

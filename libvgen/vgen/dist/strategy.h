@@ -24,6 +24,10 @@
 
 namespace vgen::dist {
 
+namespace detail {
+class StreamWaits;
+}
+
 struct ParallelConfig {           // YAML section `parallel:`
   std::string strategy = "none";  ///< none, ddp, zero1, fsdp, hsdp
   int64_t shard_ranks = 0;        ///< hsdp: ranks that share one copy; 0 = those of a host
@@ -68,7 +72,7 @@ struct ParameterPart {
 
 class Strategy {
  public:
-  virtual ~Strategy() = default;
+  virtual ~Strategy();
 
   Group& group() { return *group_; }
   int64_t rank() const { return group_->rank(); }
@@ -116,26 +120,38 @@ class Strategy {
   /// Whether parts() are less than the parameters: then each rank saves its own.
   virtual bool is_sharded() const { return false; }
 
-  /// What this rank has moved, in all groups of the strategy.
+  /// What this rank has moved, in all groups of the strategy. Its wait_seconds are the host's.
   virtual Traffic traffic() const { return group_->traffic(); }
 
+  /// Seconds that this rank has stood still for collectives so far: the host, where parameters are
+  /// on the CPU; else the stream that computes, for waits of the strategy itself (not of layers
+  /// that talk to group()). Returns when the device has come to the last of them. Not collective.
+  double wait_seconds();
+
   /// Sum over the ranks of a tensor that has the same shape on each, in place.
-  void sum_over_ranks(const at::Tensor& value) { group_->all_reduce_sum(value); }
+  void sum_over_ranks(const at::Tensor& value);
   /// True on every rank if it is true on one: a signal reaches ranks at different times.
   bool any_rank(bool value);
 
  protected:
-  explicit Strategy(std::unique_ptr<Group> group) : group_(std::move(group)) {}
+  explicit Strategy(std::unique_ptr<Group> group);
+
+  /// For attach(), before anything is waited for.
+  void time_waits(const std::vector<PhaseModel>& phases);
+  /// Null where the host's own time counts.
+  detail::StreamWaits* stream_waits() { return stream_waits_.get(); }
 
  private:
   std::unique_ptr<Group> group_;
+  std::unique_ptr<detail::StreamWaits> stream_waits_;
 };
 
-/// compute_dtype: the run's precision; ranks_per_host: for hsdp. One process has no use for a
-/// strategy and gets `none`. Throws Error(kInvalidArgument) where strategy and number of ranks do
-/// not fit.
+/// compute_dtype: the run's precision; ranks_per_host, host: for hsdp, see make_sharded(). One
+/// process has no use for a strategy and gets `none`. Throws Error(kInvalidArgument) where strategy
+/// and number of ranks do not fit.
 std::unique_ptr<Strategy> make_strategy(const ParallelConfig& config, std::unique_ptr<Group> group,
-                                        c10::ScalarType compute_dtype, int64_t ranks_per_host);
+                                        c10::ScalarType compute_dtype, int64_t ranks_per_host,
+                                        const std::string& host = host_id());
 
 /// Of one process.
 std::unique_ptr<Strategy> single_process(const ParallelConfig& config = {});

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
@@ -9,6 +10,24 @@
 #include "vgen/core/error.h"
 
 namespace vgen::train {
+
+namespace {
+constexpr size_t kRanksShown = 16;  // one by one, in a line of metrics
+}
+
+void add_rank_values(Metrics& metrics, const std::string& name, const std::vector<double>& values) {
+  if (values.size() < 2) return;
+  for (size_t rank = 0; rank < std::min(values.size(), kRanksShown); ++rank) {
+    metrics.emplace_back(str_cat(name, "_rank", rank), values[rank]);
+  }
+  if (values.size() <= kRanksShown) return;
+  const auto add = [&](const char* what, std::vector<double>::const_iterator found) {
+    metrics.emplace_back(str_cat(name, what), *found);
+    metrics.emplace_back(str_cat(name, what, "_rank"), static_cast<double>(found - values.begin()));
+  };
+  add("_min", std::ranges::min_element(values));
+  add("_max", std::ranges::max_element(values));
+}
 
 void MetricWindow::add(int64_t step, std::vector<std::pair<std::string, at::Tensor>> terms) {
   const bool is_first = names_.empty();

@@ -18,6 +18,11 @@ namespace vgen::train {
 
 using Metrics = std::vector<std::pair<std::string, double>>;
 
+/// One value of each rank: NAME_rank0, NAME_rank1, ... of the first 16; of more than 16 ranks also
+/// the least and the largest over all, NAME_min and NAME_max, and whose they are, NAME_min_rank and
+/// NAME_max_rank (the first of equal ones). Nothing of one rank.
+void add_rank_values(Metrics& metrics, const std::string& name, const std::vector<double>& values);
+
 /// Means of the terms of several steps. The values stay on their device until they are asked for.
 class MetricWindow {
  public:

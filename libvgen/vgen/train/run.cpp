@@ -33,8 +33,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t kRanksShown = 16;  // one by one, in a line of metrics
-
 double seconds_now() {
   const auto since = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration<double>(since).count();
@@ -93,7 +91,7 @@ class Run {
         device_(device),
         is_main_(strategy.rank() == 0),
         workload_(trainer.task().workload()),
-        store_(folder.path() + "/checkpoints", plan.run.checkpoint, &strategy.group()) {
+        store_(folder.path() + "/checkpoints", kept_checkpoints(plan.run), &strategy.group()) {
     if (workload_.flops_per_sample > 0) {
       peak_flops_ = config_.peak_tflops > 0
                         ? 1e12 * config_.peak_tflops
@@ -151,22 +149,22 @@ class Run {
 
  private:
   void step() {
-    const double begin = seconds_now();
+    if (!stretch_) {
+      stretch_ = Stretch{.comm_wait_seconds = strategy_.wait_seconds(),
+                         .comm_bytes = strategy_.traffic().bytes,
+                         .begin = seconds_now()};
+    }
     const double waited = trainer_.task().data_stats().wait_seconds;
-    const dist::Traffic traffic = strategy_.traffic();
     window_.add(trainer_.steps_done() + 1, trainer_.step());
-    seconds_ += seconds_now() - begin;
-    // On a GPU a look at the values would wait for the step: only when they are logged or saved.
-    if (device_.is_cpu()) check();
-    comm_wait_seconds_ += strategy_.traffic().wait_seconds - traffic.wait_seconds;
-    comm_bytes_ += strategy_.traffic().bytes - traffic.bytes;
     wait_seconds_ += trainer_.task().data_stats().wait_seconds - waited;
     ++timed_steps_;
+    // On a GPU a look at the values would wait for the step: only before something else is done.
+    if (device_.is_cpu()) settle();
   }
 
-  // Waits for the steps that a GPU has still to do, which is part of their time.
-  void check() {
-    const double begin = seconds_now();
+  // What comes next is no step. Waits for the steps that a GPU has still to do, which is part of
+  // their time.
+  void settle() {
     try {
       window_.check(/*skip_bad=*/config_.precision == "fp16");
     } catch (const Error& error) {
@@ -179,22 +177,35 @@ class Run {
       throw_error(error.code(), error.what(), "; ", advice,
                   "; try a lower optimizer.lr, a warm-up or precision fp32");
     }
-    seconds_ += seconds_now() - begin;
+    if (!stretch_) return;
+    comm_wait_seconds_ += strategy_.wait_seconds() - stretch_->comm_wait_seconds;
+    comm_bytes_ += strategy_.traffic().bytes - stretch_->comm_bytes;
+    seconds_ += seconds_now() - stretch_->begin;
+    stretch_.reset();
+  }
+
+  // Of the steps since the last log line.
+  double step_seconds() const {
+    return seconds_ + (stretch_ ? seconds_now() - stretch_->begin : 0);
   }
 
   std::string headline() const {
     const Metrics means = window_.num_steps() > 0 ? window_.means() : shown_;
     const std::string text = trainer_.task().headline_text(means);
     const double rate = timed_steps_ > 0 ? images_per_second() : shown_rate_;
-    return str_cat(text, text.empty() ? "" : " | ",
-                   speed_text(rate, timed_steps_ > 0 ? wait_seconds_ / seconds_ : shown_wait_));
+    return str_cat(
+        text, text.empty() ? "" : " | ",
+        speed_text(rate, timed_steps_ > 0 ? wait_seconds_ / step_seconds() : shown_wait_));
   }
 
-  // "118.9 images/s", or "7610 tokens/s | MFU 41 % | data wait 0 %".
+  // "118.9 images/s | MFU 34 %", or "7610 tokens/s | MFU 41 % | data wait 0 %".
   std::string speed_text(double rate, double wait_share) const {
-    if (workload_.tokens_per_sample == 0) return str_cat(format_fixed(rate, 1), " images/s");
-    return str_cat(format_fixed(tokens_per_second(rate), 0), " tokens/s | MFU ",
-                   format_fixed(100 * mfu(rate), 0), " % | data wait ",
+    const std::string share = str_cat(" | MFU ", format_fixed(100 * mfu(rate), 0), " %");
+    if (workload_.tokens_per_sample == 0) {
+      return str_cat(format_fixed(rate, 1), " images/s",
+                     workload_.flops_per_sample > 0 ? share : "");
+    }
+    return str_cat(format_fixed(tokens_per_second(rate), 0), " tokens/s", share, " | data wait ",
                    format_fixed(100 * wait_share, 0), " %");
   }
 
@@ -209,11 +220,11 @@ class Run {
   }
 
   double images_per_second() const {
-    return static_cast<double>(timed_steps_ * config_.global_batch_size) / seconds_;
+    return static_cast<double>(timed_steps_ * config_.global_batch_size) / step_seconds();
   }
 
   void log() {
-    check();
+    settle();
     Metrics metrics = window_.means();
     shown_ = metrics;
     const data::LoaderStats stats = trainer_.task().data_stats();
@@ -232,8 +243,8 @@ class Run {
       metrics.emplace_back("images_per_s", shown_rate_);
       if (workload_.tokens_per_sample > 0) {
         metrics.emplace_back("tokens_per_s", tokens_per_second(shown_rate_));
-        metrics.emplace_back("mfu", mfu(shown_rate_));
       }
+      if (workload_.flops_per_sample > 0) metrics.emplace_back("mfu", mfu(shown_rate_));
       metrics.emplace_back("data_wait_share", shown_wait_);
     }
     add_ranks(metrics);
@@ -244,6 +255,7 @@ class Run {
   }
 
   std::map<std::string, double> validate() {
+    settle();
     const Trainer::Average average(trainer_);
     strategy_.begin();
     const auto metrics = [&] {
@@ -264,7 +276,7 @@ class Run {
   }
 
   void warn_without_best(const std::map<std::string, double>& metrics) {
-    const checkpoint::CheckpointConfig& kept = config_.checkpoint;
+    const checkpoint::CheckpointConfig kept = kept_checkpoints(config_);
     if (kept.keep_best == 0 || metrics.contains(kept.best_metric) || !validation_.empty()) return;
     log_warning("checkpoint.best_metric is ", kept.best_metric,
                 ", which this validation does not have: no checkpoint is kept as the best; name "
@@ -273,6 +285,7 @@ class Run {
 
   void preview() {
     if (!trainer_.task().has_preview()) return;
+    settle();
     const Trainer::Average average(trainer_);
     const auto whole = strategy_.whole();
     const auto picture_HW3 = is_main_ ? trainer_.task().preview() : std::nullopt;
@@ -290,7 +303,7 @@ class Run {
 
   void save(const std::map<std::string, double>& metrics) {
     if (saved_step_ == trainer_.steps_done()) return;
-    check();
+    settle();
     checkpoint::Snapshot snapshot = trainer_.snapshot();
     snapshot.state.set("window", window_.state());
     snapshot.metrics = metrics;
@@ -312,17 +325,14 @@ class Run {
     }
     strategy_.sum_over_ranks(all_3R);
     metrics.emplace_back("memory_mb", all_3R[0].max().item<double>());
-    if (ranks == 1) return;
     metrics.emplace_back("comm_mb_per_step", all_3R[2].mean().item<double>());
-    // With NCCL it is the device that waits, and the host does not know how long.
-    const bool has_waits = device_.is_cpu();
-    if (has_waits) metrics.emplace_back("comm_wait_share", all_3R[1].mean().item<double>());
-    for (int64_t rank = 0; rank < std::min(ranks, kRanksShown); ++rank) {
-      metrics.emplace_back(str_cat("memory_mb_rank", rank), values[0][rank]);
-      if (has_waits) {
-        metrics.emplace_back(str_cat("comm_wait_share_rank", rank), values[1][rank]);
-      }
-    }
+    metrics.emplace_back("comm_wait_share", all_3R[1].mean().item<double>());
+    const auto of_ranks = [&](int64_t row) {
+      const double* first = all_3R.const_data_ptr<double>() + row * ranks;
+      return std::vector<double>(first, first + ranks);
+    };
+    add_rank_values(metrics, "memory_mb", of_ranks(0));
+    add_rank_values(metrics, "comm_wait_share", of_ranks(1));
   }
 
   const RunConfig& config_;
@@ -339,6 +349,13 @@ class Run {
   Metrics shown_;  ///< the last logged means
   double shown_rate_ = 0, shown_wait_ = 0;
   std::map<std::string, double> validation_;  ///< the last one
+  /// Steps that follow each other, all that a GPU may not have done yet: what was when they began.
+  struct Stretch {
+    double comm_wait_seconds = 0;
+    int64_t comm_bytes = 0;
+    double begin = 0;
+  };
+  std::optional<Stretch> stretch_;
   double seconds_ = 0, wait_seconds_ = 0;     ///< of the steps since the last log line
   double comm_wait_seconds_ = 0;              ///< the same, of this rank
   int64_t comm_bytes_ = 0, timed_steps_ = 0;  ///< the same
@@ -353,6 +370,15 @@ std::optional<checkpoint::CheckpointInfo> checkpoint_to_resume(const std::string
     if (error.code() != ErrorCode::kNotFound) throw;
     return std::nullopt;
   }
+}
+
+// What `init_from` names, a checkpoint in the place of a run folder. Collective.
+std::string weights_to_begin_with(const std::string& path, dist::Group& group) {
+  const auto found = dist::together(group, [&]() -> std::string {
+    if (group.rank() != 0 || !checkpoint::is_checkpoint_path(path)) return path;
+    return checkpoint::find_checkpoint(path).path;
+  });
+  return found[0];
 }
 
 void set_up_device(const RunConfig& config, const dist::Launch& launch, c10::Device device) {
@@ -408,7 +434,9 @@ TrainResult run_on(const TrainOptions& options, const RunPlan& plan, const dist:
                                     .micro_batch_size = micro_batch_size(plan.run, ranks),
                                     .seed = seed,
                                     .group = ranks > 1 ? &strategy.group() : nullptr});
-  if (!plan.run.init_from.empty()) task->init_from(plan.run.init_from);
+  if (!plan.run.init_from.empty()) {
+    task->init_from(weights_to_begin_with(plan.run.init_from, strategy.group()));
+  }
   Trainer trainer(plan.run, *task, strategy, device);
   deferred.reset();
 
@@ -440,13 +468,16 @@ TrainResult run_on(const TrainOptions& options, const RunPlan& plan, const dist:
 std::string resolved_config(const TrainOptions& options) { return read_plan(options).resolved; }
 
 TrainResult run(const TrainOptions& options) {
-  const RunPlan plan = read_plan(options);
   const dist::Launch launch = dist::launch_from_environment();
-  validate(plan.run, launch.world_size);
-  const c10::Device device =
-      parse_device(device_for_local_rank(plan.run.device, launch.local_rank, num_cuda_devices()));
-  set_up_device(plan.run, launch, device);
   init_logging({.file = {}, .rank = launch.rank, .world_size = launch.world_size});
+  const auto [plan, device] = dist::before_joining(launch, [&] {
+    RunPlan read = read_plan(options);
+    validate(read.run, launch.world_size);
+    const c10::Device own =
+        parse_device(device_for_local_rank(read.run.device, launch.local_rank, num_cuda_devices()));
+    set_up_device(read.run, launch, own);
+    return std::pair(std::move(read), own);
+  });
   const auto strategy =
       dist::make_strategy(plan.run.parallel,
                           dist::Group::join(launch, identity_of(plan, device),

@@ -18,9 +18,17 @@ struct Meeting {
 /// Every rank tells its `identity`, several lines, and waits until all are there; all go on with
 /// the same processes or none does, whatever earlier processes have left in the store. Throws
 /// Error(kUnavailable) on every rank that is there, with the ranks that did not come in time, and
-/// Error(kInvalidArgument) with the first line in which a rank differs from rank 0.
+/// Error(kInvalidArgument) with the first line in which a rank differs from rank 0. Where a rank
+/// declines, Error(kUnavailable) with that rank, its host and its reason: at once if all others are
+/// there, else 5 s later, so that they can hear of it too.
 Meeting meet(const StorePtr& store, int64_t rank, int64_t size, const std::string& identity,
              int64_t timeout_ms);
+
+/// What a rank does instead of meet() that will not join, because of `reason`, one line. Returns
+/// when the others have heard of it, or after about `time_ms`. Throws what c10d throws where the
+/// store is gone.
+void decline(const StorePtr& store, int64_t rank, int64_t size, const std::string& reason,
+             int64_t time_ms);
 
 /// "rank 2 of 8", "ranks 2, 5 of 8"; of many the first ones.
 std::string list_ranks(const std::vector<int64_t>& ranks, int64_t size);

@@ -180,7 +180,7 @@ Reduction Unit::start_scatter(bool is_last) {
 
 void Unit::finish_scatter(Reduction reduction) {
   const at::NoGradGuard no_grad;
-  reduction.pending.wait();
+  timed_wait(reduction.pending, spread_.waits);
   row_bytes_.add(-bytes_of(reduction.given));
   // After the sum, in float32: bf16 has room for the sum, and a division of its own would round.
   add_to(kept_, reduction.sum.to(at::kFloat).div_(static_cast<double>(spread_.world->size())));
@@ -197,7 +197,7 @@ Reduction Unit::start_sum_over_peers() {
 
 void Unit::finish_sum_over_peers(Reduction reduction) {
   const at::NoGradGuard no_grad;
-  reduction.pending.wait();
+  timed_wait(reduction.pending, spread_.waits);
   add_to(gradient_, reduction.sum.to(at::kFloat));
 }
 

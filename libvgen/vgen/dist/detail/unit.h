@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "vgen/dist/detail/stream_waits.h"
 #include "vgen/dist/group.h"
 #include "vgen/dist/strategy.h"
 
@@ -31,9 +32,10 @@ inline int64_t part_size(int64_t size, int64_t ranks) {
 /// How rows are spread over the ranks.
 struct Spread {
   Group* world = nullptr;
-  Group* copy = nullptr;     ///< the ranks that have one copy of the model together
-  Group* peers = nullptr;    ///< the ranks that have the same part of it
-  bool is_resident = false;  ///< the whole row stays on every rank, float32 (zero1)
+  Group* copy = nullptr;         ///< the ranks that have one copy of the model together
+  Group* peers = nullptr;        ///< the ranks that have the same part of it
+  StreamWaits* waits = nullptr;  ///< gets the times of waits, unless it is null
+  bool is_resident = false;      ///< the whole row stays on every rank, float32 (zero1)
   c10::ScalarType param_dtype = c10::kFloat;
   c10::ScalarType reduce_dtype = c10::kFloat;
 };
@@ -71,7 +73,7 @@ class Unit {
   /// Takes memory and starts the gather, unless that is done.
   void start_gather();
   /// Until a gather that was started has ended.
-  void wait() { gather_.wait(); }
+  void wait() { timed_wait(gather_, spread_.waits); }
   bool is_gathered() const { return is_gathered_; }  ///< or about to be
   /// Gives the memory back, unless the unit is pinned or resident.
   void free();
