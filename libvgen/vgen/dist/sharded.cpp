@@ -48,8 +48,9 @@ int64_t copy_of_rank(size_t rank, int64_t shard_ranks, const std::vector<std::st
   const auto place = [&hosts](size_t i) {
     return std::pair(std::ranges::find(hosts, hosts[i]) - hosts.begin(), i);
   };
+  const auto own = place(rank);
   int64_t num_before = 0;
-  for (size_t i = 0; i < hosts.size(); ++i) num_before += place(i) < place(rank) ? 1 : 0;
+  for (size_t i = 0; i < hosts.size(); ++i) num_before += place(i) < own ? 1 : 0;
   return num_before / shard_ranks;
 }
 

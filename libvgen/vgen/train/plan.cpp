@@ -161,14 +161,14 @@ PlanRow plan_row(const PaperModel& model, const dist::PlanSetup& setup, bool is_
               .is_checkpointed = is_checkpointed,
               .ranks = setup.ranks,
               .memory = dist::plan_memory(model.phases, setup)};
+  const bool has_narrow_parameters = setup.param_bytes < 4;
   const ActivationSetup activations{
       .batch = report.micro_batch_size,
       .compute_bytes = dtype_bytes(report.precision),
-      .has_narrow_blocks =
-          setup.is_gathering() &&
-          setup.param_bytes<4, .is_cpu = std::string_view(report.gpu.name) == "cpu",
-                            .micro_batches = setup.grad_accum_steps,
-                            .is_batch_shared = setup.ranks> 1};
+      .has_narrow_blocks = setup.is_gathering() && has_narrow_parameters,
+      .is_cpu = std::string_view(report.gpu.name) == "cpu",
+      .micro_batches = setup.grad_accum_steps,
+      .is_batch_shared = setup.ranks >= 2};
   const std::vector<Activations> kept = model.activations(activations);
   const std::vector<dist::PassMemory> passes = dist::plan_passes(model.phases, setup);
   int64_t in_passes = 0;

@@ -22,12 +22,12 @@ int64_t Activations::peak(bool is_checkpointed) const {
     const Block& last = blocks.back();
     in_block = last.working + (is_checkpointed ? last.kept - last.input + last.held : 0);
   }
-  return standing + kept(is_checkpointed) - head + std::max(head + extra, in_block);
+  return kept(is_checkpointed) - head + std::max(head + extra, in_block);
 }
 
 int64_t Activations::peak_with(const dist::PassMemory& pass, bool is_checkpointed) const {
   int64_t most = std::max(kept(is_checkpointed) + extra + pass.begin, pass.end);
-  if (blocks.empty()) return std::max(standing + most, peak(is_checkpointed) + pass.end);
+  if (blocks.empty()) return std::max(most, peak(is_checkpointed) + pass.end);
   int64_t left = before;  // of what was kept, while block i computes
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& block = blocks[i];
@@ -35,7 +35,7 @@ int64_t Activations::peak_with(const dist::PassMemory& pass, bool is_checkpointe
     most = std::max(most, left + block.kept + block.working + held + pass.blocks.at(i));
     left += is_checkpointed ? block.input : block.kept;
   }
-  return standing + most;
+  return most;
 }
 
 Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup& setup) {

@@ -38,7 +38,6 @@ struct Activations {
   int64_t before = 0;         ///< kept in front of the blocks
   int64_t head = 0;           ///< and behind them, up to the loss
   int64_t extra = 0;          ///< beside all that when the backward pass begins: of the logits
-  int64_t standing = 0;       ///< from step to step: weights in another form
 
   /// At the end of the forward pass.
   int64_t kept(bool is_checkpointed) const;

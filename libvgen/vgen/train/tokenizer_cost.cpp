@@ -46,7 +46,6 @@ class LayerCounter {
   Activations activations() {
     end_section();
     Activations result;
-    result.standing = static_cast<int64_t>(standing_);
     for (const Section& section : sections_) {
       const bool is_last = &section == &sections_.back();
       const auto kept = static_cast<int64_t>(section.kept());
@@ -296,7 +295,7 @@ class LayerCounter {
   void add(double kept, double working) { sections_.back().layers.push_back({kept, working}); }
   void end_section() { sections_.back().output = values(channels_); }
 
-  /// Bytes of weights in another form, and of what a gradient to weights computes in.
+  /// Bytes of transformed weights, and of what a gradient to weights computes in.
   static double winograd_weights(int64_t in, int64_t out) {
     return kFloatBytes * kWinogradPoints * static_cast<double>(in * out);
   }
@@ -331,12 +330,14 @@ class LayerCounter {
     const int64_t in = channels_;
     count_conv(in, out, 3);
     const double tiles = static_cast<double>(setup_.batch) * pixels() / 16;
-    const bool is_packed =
+    const bool is_transformed =
         setup_.is_cpu && tiles * kWinogradProducts >= static_cast<double>(in * out);
-    // In another form, forward for good and backward for a while.
-    const double packed = is_packed ? winograd_weights(in, out) : 0;
-    standing_ += packed;
-    add(values(out), waiting + std::max(values(2 * out), values(in + out) + packed));
+    // For a while, in either pass: the transformed weights or, where they are less, tiles.
+    const double transformed =
+        kFloatBytes * kWinogradPoints *
+        std::min(static_cast<double>(in * out), tiles * static_cast<double>(in + out));
+    add(values(out),
+        waiting + std::max(values(2 * out), values(in + out) + (is_transformed ? transformed : 0)));
     channels_ = out;
   }
 
@@ -364,7 +365,6 @@ class LayerCounter {
   int64_t side_;
   int64_t channels_ = 3;
   double flops_ = 0;
-  double standing_ = 0;
   std::vector<Section> sections_;
 };
 
