@@ -131,13 +131,7 @@ TEST_CASE("several processes: a GPT with dropout goes on bit for bit", "[apps][d
   const std::string strategy = GENERATE("ddp", "fsdp");
   CAPTURE(strategy);
   const TempDir dir;
-  // 16 codes of each of 20 digits: five steps are an epoch.
-  const auto extracted = test::run_vgen(
-      {"extract", test::golden("vq_ema/ckpt.pt"), test::project_path("data/digits.tar.gz"),
-       "--split", "val", "--image-size", "8", "--crops", "center_flip", "--limit", "20",
-       "--threads", "1", "--device", "cpu", "--out", dir / "codes"});
-  CAPTURE(extracted.err);
-  REQUIRE(extracted.exit_code == 0);
+  test::extract_digits(dir / "codes", 20);  // five steps are an epoch
   test::write_file(
       dir / "gpt.yaml",
       str_cat("task: gpt\nglobal_batch_size: 4\nprecision: fp32\nthreads: 1\nlog_every: 1\n"
@@ -276,22 +270,19 @@ TEST_CASE("several processes: a signal to one or to all saves and ends with 0", 
   const bool is_for_all = GENERATE(true, false);
   const TempDir dir;
   const std::string run = dir / "r";
-  Ranks ranks(2, 2, train_arguments(run, 100000, "ddp", {"checkpoint.every=100000"}));
+  Ranks ranks(2, 2, test::endless_arguments(run, "ddp"));
   REQUIRE(test::wait_for_step(run, 1));
   if (is_for_all) ranks[0].signal(SIGTERM);
   ranks[1].signal(SIGTERM);
   ranks.finish();
-  CHECK(fs::exists(run + "/checkpoints/latest"));
-  CHECK_THAT(test::read_file(run + "/log.txt"), Contains("all is saved"));
+  test::check_saved(run);
 }
 
 TEST_CASE("several processes: a rank that stands still in a step is named after the timeout",
           "[apps][dist]") {
   const TempDir dir;
   const std::string run = dir / "r";
-  Ranks ranks(
-      2, 2,
-      train_arguments(run, 100000, "fsdp", {"parallel.timeout_s=10", "checkpoint.every=100000"}));
+  Ranks ranks(2, 2, test::endless_arguments(run, "fsdp", {"parallel.timeout_s=10"}));
   REQUIRE(wait_for_step(run, 2));
   ranks[1].signal(SIGSTOP);
   const auto begin = Clock::now();

@@ -109,18 +109,15 @@ TEST_CASE("launchers: a signal to torchrun saves", "[apps][dist]") {
   if (torchrun().empty()) return skip("no .venv/bin/torchrun; scripts/setup.sh installs it");
   const TempDir dir;
   const std::string run = dir / "r";
-  test::Process launcher(torchrun(),
-                         torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
-                                            joined(test::train_arguments(run, 100000, "ddp"),
-                                                   {"--set", "checkpoint.every=100000"})));
+  test::Process launcher(torchrun(), torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
+                                                        test::endless_arguments(run, "ddp")));
   REQUIRE(test::wait_for_step(run, 1));
   launcher.signal(SIGTERM);
   // Its own exit code tells of the signal, whatever that of the ranks is.
   const test::ProcessResult result = launcher.wait();
   CAPTURE(result.err);
   CHECK(result.exit_code != 0);
-  CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
-  CHECK(fs::exists(run + "/checkpoints/latest"));
+  test::check_saved(run);
 }
 
 TEST_CASE("launchers: a signal to one rank of torchrun saves, and it exits with 0",
@@ -128,17 +125,14 @@ TEST_CASE("launchers: a signal to one rank of torchrun saves, and it exits with 
   if (torchrun().empty()) return skip("no .venv/bin/torchrun; scripts/setup.sh installs it");
   const TempDir dir;
   const std::string run = dir / "r";
-  test::Process launcher(torchrun(),
-                         torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
-                                            joined(test::train_arguments(run, 100000, "ddp"),
-                                                   {"--set", "checkpoint.every=100000"})));
+  test::Process launcher(torchrun(), torchrun_arguments({"--standalone", "--nproc-per-node", "2"},
+                                                        test::endless_arguments(run, "ddp")));
   REQUIRE(test::wait_for_step(run, 1));
   const pid_t rank = find_rank(launcher.pid(), 1);
   REQUIRE(rank > 0);
   REQUIRE(::kill(rank, SIGTERM) == 0);
   check_done(launcher.wait());
-  CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
-  CHECK(fs::exists(run + "/checkpoints/latest"));
+  test::check_saved(run);
 }
 
 TEST_CASE("launchers: the environments of srun, mpirun and MPICH", "[apps][dist]") {
@@ -207,14 +201,12 @@ TEST_CASE("launchers: srun whose ranks get a signal of scancel saves and exits w
   if (const std::string problem = srun_problem(); !problem.empty()) return skip(problem);
   const TempDir dir;
   const std::string run = dir / "r";
-  test::Process launcher("srun", srun_arguments(joined(test::train_arguments(run, 100000, "ddp"),
-                                                       {"--set", "checkpoint.every=100000"})));
+  test::Process launcher("srun", srun_arguments(test::endless_arguments(run, "ddp")));
   REQUIRE(test::wait_for_step(run, 1));
   // One to srun itself would kill the ranks.
   check_done(test::run_process("scancel", {"--signal=TERM", std::getenv("SLURM_JOB_ID")}));
   check_done(launcher.wait());
-  CHECK_THAT(log_of(run), Contains("all is saved, continue with --resume auto"));
-  CHECK(fs::exists(run + "/checkpoints/latest"));
+  test::check_saved(run);
 }
 
 /// Two network namespaces, as two hosts, and a cable between them.
@@ -320,9 +312,7 @@ TEST_CASE("launchers: both sides of a cable that is cut end", "[apps][dist]") {
   const TempDir dir;
   const std::string run = dir / "r";
   const auto ranks =
-      start_ranks(hosts, 1,
-                  test::train_arguments(run, 100000, "fsdp",
-                                        {"parallel.timeout_s=5", "checkpoint.every=100000"}));
+      start_ranks(hosts, 1, test::endless_arguments(run, "fsdp", {"parallel.timeout_s=5"}));
   REQUIRE(test::wait_for_step(run, 2));
   hosts.cut_cable();
   const auto begin = std::chrono::steady_clock::now();

@@ -22,13 +22,10 @@ namespace {
 using Catch::Contains;
 using test::Ranks;
 using test::TempDir;
-using test::train_arguments;
 using test::wait_for_step;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using Texts = std::vector<std::string>;
-
-constexpr int64_t kForever = 100000;  // steps
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -45,9 +42,9 @@ bool stop_main_thread(pid_t pid) {
 TEST_CASE("several processes: a rank that is stuck, and a stuck keeper of the store, are named",
           "[apps][dist]") {
   const TempDir dir;
-  const Texts own{"parallel.timeout_s=5", str_cat("checkpoint.every=", kForever)};
-  Ranks stuck(2, 2, train_arguments(dir / "a", kForever, "fsdp", own));
-  Ranks silent(2, 2, train_arguments(dir / "b", kForever, "fsdp", own));
+  const Texts own{"parallel.timeout_s=5"};
+  Ranks stuck(2, 2, test::endless_arguments(dir / "a", "fsdp", own));
+  Ranks silent(2, 2, test::endless_arguments(dir / "b", "fsdp", own));
   REQUIRE(wait_for_step(dir / "a", 2));
   REQUIRE(wait_for_step(dir / "b", 2));
   if (!stop_main_thread(stuck[1].pid())) {
@@ -70,7 +67,7 @@ TEST_CASE("several processes: a rank that is stuck, and a stuck keeper of the st
 TEST_CASE("several processes: rank 0, which keeps the store, is killed in a step", "[apps][dist]") {
   const TempDir dir;
   const std::string run = dir / "r";
-  Ranks ranks(2, 2, train_arguments(run, kForever, "fsdp", {"checkpoint.every=100000"}));
+  Ranks ranks(2, 2, test::endless_arguments(run, "fsdp"));
   REQUIRE(wait_for_step(run, 3));
   ranks[0].signal(SIGKILL);
   const auto begin = Clock::now();
@@ -112,7 +109,7 @@ TEST_CASE("several processes: of a picture that one rank cannot read rank 0's lo
   for (const auto& entry : fs::directory_iterator(dir / "b/train/0")) {
     if (++number % 5 == 0) test::write_file(entry.path().string(), "no picture");
   }
-  auto arguments = train_arguments(run, kForever, "fsdp", {"checkpoint.every=100000"});
+  auto arguments = test::endless_arguments(run, "fsdp");
   arguments.insert(arguments.end(), {"--set", "data.train.path=.", "--set", "data.on_broken=fail"});
   const auto ranks = [&] {
     const WorkingFolder folder(dir / "a");
@@ -189,12 +186,7 @@ Texts gpt_arguments(const TempDir& dir, int64_t steps, const std::string& strate
 }
 
 void write_gpt(const TempDir& dir) {
-  const auto extracted = test::run_vgen(
-      {"extract", test::golden("vq_ema/ckpt.pt"), test::project_path("data/digits.tar.gz"),
-       "--split", "val", "--image-size", "8", "--crops", "center_flip", "--limit", "40",
-       "--threads", "1", "--device", "cpu", "--out", dir / "codes"});
-  CAPTURE(extracted.err);
-  REQUIRE(extracted.exit_code == 0);
+  test::extract_digits(dir / "codes", 40);
   test::write_file(
       dir / "gpt.yaml",
       str_cat("task: gpt\nglobal_batch_size: 8\nprecision: fp32\nthreads: 1\nlog_every: 1\n"
@@ -222,7 +214,7 @@ TEST_CASE("several processes: tokens per second and MFU are those of all ranks",
                                        "checkpoint.every=100000"});
     return arguments;
   };
-  Ranks ranks(2, 2, with_width(kForever, "fsdp", run));
+  Ranks ranks(2, 2, with_width(100000, "fsdp", run));
   // What the lines between two moments tell, against a clock of this process.
   REQUIRE(wait_for_step(run, 5));
   const auto begin = Clock::now();

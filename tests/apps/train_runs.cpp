@@ -52,6 +52,27 @@ std::vector<std::string> train_arguments(const std::string& run_dir, int64_t ste
   return arguments;
 }
 
+std::vector<std::string> endless_arguments(const std::string& run_dir, const std::string& strategy,
+                                           std::vector<std::string> assignments) {
+  assignments.push_back("checkpoint.every=100000");
+  return train_arguments(run_dir, 100000, strategy, assignments);
+}
+
+void check_saved(const std::string& run_dir) {
+  CHECK_THAT(read_file(run_dir + "/log.txt"),
+             Catch::Contains("all is saved, continue with --resume auto"));
+  CHECK(std::filesystem::exists(run_dir + "/checkpoints/latest"));
+}
+
+void extract_digits(const std::string& codes_dir, int64_t num_images) {
+  const ProcessResult result = run_vgen(
+      {"extract", golden("vq_ema/ckpt.pt"), project_path("data/digits.tar.gz"), "--split", "val",
+       "--image-size", "8", "--crops", "center_flip", "--limit", std::to_string(num_images),
+       "--threads", "1", "--device", "cpu", "--out", codes_dir});
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+}
+
 std::vector<std::string> rank_environment(size_t rank, int64_t world_size, int64_t port) {
   return {str_cat("RANK=", rank),       str_cat("WORLD_SIZE=", world_size),
           str_cat("LOCAL_RANK=", rank), str_cat("LOCAL_WORLD_SIZE=", world_size),

@@ -20,6 +20,16 @@ std::vector<std::string> train_arguments(const std::string& run_dir, int64_t ste
                                          const std::string& strategy,
                                          const std::vector<std::string>& assignments = {});
 
+/// The same for a run that a signal has to end, with no checkpoint before.
+std::vector<std::string> endless_arguments(const std::string& run_dir, const std::string& strategy,
+                                           std::vector<std::string> assignments = {});
+
+/// A run that a signal has ended: it says that all is saved, and it is.
+void check_saved(const std::string& run_dir);
+
+/// Makes codes of so many digits, 16 of 96 each, and mirrored: for a GPT.
+void extract_digits(const std::string& codes_dir, int64_t num_images);
+
 /// What one rank has of its own.
 struct OneRank {
   size_t rank = 1;
