@@ -4,12 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "device_option.h"
+
 namespace vgen::apps {
 
 /// `config`: a bench config with `device` and `threads`.
 template <class Config>
 void add_machine_options(CLI::App& command, Config& config, bool& is_json) {
-  command.add_option("--device", config.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  add_device_options(command, config.device);
   command.add_option("--threads", config.threads, "0 = one per core")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

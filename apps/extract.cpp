@@ -6,6 +6,7 @@
 
 #include "commands.h"
 #include "dataset_options.h"
+#include "device_option.h"
 #include "vgen/core/log.h"
 #include "vgen/io/json.h"
 
@@ -27,8 +28,7 @@ void add_model_options(CLI::App& command, extract::ExtractConfig& config) {
   command.add_option(
       "--config", tokenizer.config,
       "YAML of the model, or VQ-16, VQ-8; default: of the run, or read off the weights");
-  command.add_option("--device", tokenizer.device, "auto, cpu, cuda or cuda:N")
-      ->capture_default_str();
+  add_device_options(command, tokenizer.device);
   command.add_option("--precision", tokenizer.precision, "What the encoder computes in")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "device_option.h"
 
 namespace vgen::apps {
 
@@ -23,8 +24,7 @@ void add_model_options(CLI::App& command, infer::TokenizerOptions& tokenizer) {
   command.add_option(
       "--config", tokenizer.config,
       "YAML of the model, or VQ-16, VQ-8; default: of the run, or read off the weights");
-  command.add_option("--device", tokenizer.device, "auto, cpu, cuda or cuda:N")
-      ->capture_default_str();
+  add_device_options(command, tokenizer.device);
   command.add_option("--precision", tokenizer.precision, "What the model computes in")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "device_option.h"
+
 namespace vgen::apps {
 
 void add_sample_model(CLI::App& command, eval::SampleConfig& model) {
@@ -44,7 +46,7 @@ void add_sample_run(CLI::App& command, eval::SampleConfig& model) {
       .add_option("--batch-size", model.batch_size,
                   "Images at a time; on the CPU it changes no code")
       ->capture_default_str();
-  command.add_option("--device", model.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  add_device_options(command, model.device);
   command.add_option("--threads", model.threads, "Of the CPU, 0 = one per core")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

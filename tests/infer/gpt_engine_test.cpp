@@ -10,6 +10,7 @@
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/infer/gpt_generate.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen {
 
@@ -336,13 +337,13 @@ TEST_CASE("gpt engine: bf16 and int8 stay near", "[infer][golden]") {
 
 TEST_CASE("gpt engine: CUDA graphs agree with the official code", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   check_goldens({.num_slots = 6, .device = "cuda"});
 }
 
 TEST_CASE("gpt engine: CUDA draws the same tokens as the CPU, in any order", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   check_draws({.num_slots = 12, .device = "cuda"});
 }
 

@@ -9,6 +9,7 @@
 #include "support/torch_support.h"
 #include "vgen/infer/var_engine.h"
 #include "vgen/infer/var_generate.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen {
 
@@ -45,7 +46,7 @@ infer::VarImages draw(const infer::VarEngineOptions& options,
 
 TEST_CASE("var on CUDA: codes and images of the official code", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   const auto [name, patch_nums] = GENERATE(
       table<std::string, std::vector<int64_t>>({{"var", {1, 2, 3, 4}}, {"var_from_2", {2, 3, 4}}}));
   const auto loaded = load_golden_tokenizer("fp32", patch_nums);
@@ -62,7 +63,7 @@ TEST_CASE("var on CUDA: codes and images of the official code", "[infer][cuda]")
 
 TEST_CASE("var on CUDA: draws the codes that the CPU draws", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   const auto loaded = load_golden_tokenizer();
   const auto on_cpu = infer::load_tokenizer(golden("var_vae/vae.pth"),
                                             {.patch_nums = {1, 2, 3, 4}, .device = "cpu"});
@@ -81,7 +82,7 @@ TEST_CASE("var on CUDA: draws the codes that the CPU draws", "[infer][cuda]") {
 
 TEST_CASE("var on CUDA: its tokenizer finds the official codes, bf16 stays near", "[infer][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   const auto image_B3HW = golden_tensor("var_vae/images.npy").cuda();
   const auto loaded = load_golden_tokenizer(), narrow = load_golden_tokenizer("bf16");
   const auto code_BL = as_scales(loaded).encode(image_B3HW);

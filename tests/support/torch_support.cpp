@@ -12,11 +12,6 @@ bool lacks_cuda() {
   return true;
 }
 
-void forbid_tf32() {
-  at::globalContext().setAllowTF32CuBLAS(false);
-  at::globalContext().setAllowTF32CuDNN(false);
-}
-
 AllClose::AllClose(torch::Tensor expected, Tolerance tolerance)
     : expected_(std::move(expected)), tolerance_(tolerance) {}
 

@@ -12,9 +12,6 @@ namespace vgen::test {
 /// "skipped: no CUDA device", by which CTest shows the entry ROOM_cuda as skipped.
 bool lacks_cuda();
 
-/// From here on float32 on CUDA is float32, as the values that tests compare with.
-void forbid_tf32();
-
 /// |actual - expected| <= absolute + relative * |expected|, for every element.
 struct Tolerance {
   double absolute = 0;

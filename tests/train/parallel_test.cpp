@@ -19,6 +19,7 @@
 #include "vgen/core/strings.h"
 #include "vgen/data/image.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/tf32.h"
 #include "vgen/train/trainer.h"
 
 namespace vgen::train {
@@ -249,7 +250,7 @@ TEST_CASE("strategies: VAR's tokenizer learns as in one process", "[train][dist]
 TEST_CASE("strategies: on CUDA devices all learn as in one process, and that as the CPU does",
           "[train][dist][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   // A device belongs to one rank: a single one leaves NCCL nothing to send.
   const int64_t ranks = std::min<int64_t>(4, num_cuda_devices());
   for (const auto& [config, loss] : all_trainings()) {

@@ -22,6 +22,7 @@
 #include "vgen/data/image.h"
 #include "vgen/tensor/deferred_init.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/tf32.h"
 #include "vgen/train/trainer.h"
 
 namespace vgen::train {
@@ -213,7 +214,7 @@ TEST_CASE("resharding: hsdp whose ranks are numbered across the hosts", "[train]
 
 TEST_CASE("resharding: on CUDA devices, through every strategy", "[train][dist][cuda]") {
   if (test::lacks_cuda()) return;
-  test::forbid_tf32();
+  allow_tf32(false);
   const int64_t most = std::min<int64_t>(4, num_cuda_devices());
   for (const bool is_var : {true, false}) {
     CAPTURE(is_var, most);

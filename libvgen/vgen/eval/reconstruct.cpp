@@ -21,6 +21,7 @@
 #include "vgen/io/npy.h"
 #include "vgen/io/result_folder.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/tf32.h"
 #include "vgen/tensor/image.h"
 
 namespace vgen::eval {
@@ -355,6 +356,7 @@ io::Json Reconstruction::settings() const {
   json.set("batch_size", io::Json::number(config_.batch_size));
   json.set("precision", io::Json::string(config_.tokenizer.precision));
   json.set("device", io::Json::string(parse_device(config_.tokenizer.device).str()));
+  if (is_tf32_allowed()) json.set("allow_tf32", io::Json::boolean(true));
   json.set("threads", io::Json::number(int64_t{threads_}));
   return json;
 }

@@ -14,6 +14,7 @@
 #include "vgen/io/result_folder.h"
 #include "vgen/tensor/device.h"
 #include "vgen/tensor/image.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen::eval {
 
@@ -192,6 +193,7 @@ io::Json settings_json(const SampleConfig& config) {
   json.set("top_p", given(settings.top_p));
   if (settings.more_smooth) json.set("more_smooth", io::Json::boolean(true));
   json.set("precision", io::Json::string(config.precision));
+  if (is_tf32_allowed()) json.set("allow_tf32", io::Json::boolean(true));
   return json;
 }
 

@@ -1,6 +1,5 @@
 #include "vgen/train/run.h"
 
-#include <ATen/Context.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/torch.h>
 
@@ -21,6 +20,7 @@
 #include "vgen/io/mapped_file.h"
 #include "vgen/tensor/deferred_init.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/tf32.h"
 #include "vgen/tensor/doctor.h"
 #include "vgen/train/matmul_peak.h"
 #include "vgen/train/metrics.h"
@@ -385,8 +385,7 @@ void set_up_device(const RunConfig& config, const dist::Launch& launch, c10::Dev
   share_threads(static_cast<int>(config.threads), launch.local_world_size);
   if (device.is_cuda()) {
     c10::impl::VirtualGuardImpl(device.type()).setDevice(device);  // of what names no index
-    at::globalContext().setAllowTF32CuBLAS(config.allow_tf32);
-    at::globalContext().setAllowTF32CuDNN(config.allow_tf32);
+    allow_tf32(config.allow_tf32);
   }
 }
 
