@@ -12,6 +12,7 @@
 #include "vgen/core/error.h"
 #include "vgen/core/log.h"
 #include "vgen/core/strings.h"
+#include "vgen/dist/strategy.h"
 #include "vgen/infer/load_tokenizer.h"
 #include "vgen/kernels/cpu_isa.h"
 #include "vgen/kernels/nearest_code.h"
@@ -155,10 +156,12 @@ class Subject {
     const train::OptimizerConfig adam;
     train::Optimizer generator(adam, checkpoint::named_parameters(*vqgan_));
     train::Optimizer discriminator(adam, checkpoint::named_parameters(*loss->discriminator));
-    const auto update = [](train::Optimizer& optimizer, const torch::Tensor& total) {
+    const auto strategy = dist::single_process();
+    strategy->attach({{{}, generator.parameters(), {}}, {{}, discriminator.parameters(), {}}}, {});
+    const auto update = [&](size_t phase, train::Optimizer& optimizer, const torch::Tensor& total) {
       optimizer.zero_grad();
       total.backward();
-      torch::nn::utils::clip_grad_norm_(optimizer.parameters(), 1.0);
+      strategy->clip_grad_norm(phase, 1.0);
       optimizer.step({});
     };
     return detail::median_seconds(device_, config_.repeats, [&] {
@@ -171,9 +174,9 @@ class Subject {
                                                  .step = 1,
                                                  .last_weight = {}});
         recon_B3HW = output.image_B3HW.detach();
-        update(generator, terms.loss);
+        update(0, generator, terms.loss);
       }
-      update(discriminator, loss->discriminator_loss(image_B3HW, recon_B3HW, 1).loss);
+      update(1, discriminator, loss->discriminator_loss(image_B3HW, recon_B3HW, 1).loss);
     });
   }
 

@@ -117,6 +117,7 @@ TrainBenchRow run_case(const TrainBenchConfig& config, const std::string& precis
   row.gflops = samples * workload.flops_per_sample / row.seconds / 1e9;
   row.mfu = row.gflops * 1e9 / peak_flops;
   row.peak_rss_mb = detail::peak_rss_mb();
+  if (device.is_cuda()) row.device_mb = peak_memory_mb(device);
   return row;
 }
 
@@ -156,6 +157,11 @@ std::string format_report(const TrainBenchReport& report) {
                   row.precision.c_str(), row.seconds, row.tokens_per_second, row.gflops,
                   row.mfu * 100, row.peak_rss_mb);
     out += line;
+    if (row.device_mb > 0) {
+      std::snprintf(line, sizeof(line), "           tensors on the device: %.0f MB\n",
+                    row.device_mb);
+      out += line;
+    }
   }
   return out;
 }
@@ -173,6 +179,7 @@ std::string report_json(const TrainBenchReport& report) {
     item.set("gflops", io::Json::number(row.gflops));
     item.set("mfu", io::Json::number(row.mfu));
     item.set("peak_rss_mb", io::Json::number(row.peak_rss_mb));
+    if (row.device_mb > 0) item.set("device_mb", io::Json::number(row.device_mb));
     rows.add(std::move(item));
   }
   json.set("rows", std::move(rows));

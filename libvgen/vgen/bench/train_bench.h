@@ -24,6 +24,7 @@ struct TrainBenchRow {
   double gflops = 0;       ///< as train::Workload counts
   double mfu = 0;          ///< share of train::measure_matmul_flops
   double peak_rss_mb = 0;  ///< of the process during this case
+  double device_mb = 0;    ///< on CUDA: the most that tensors took of the device so far
 };
 
 struct TrainBenchReport {

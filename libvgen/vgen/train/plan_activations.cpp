@@ -48,34 +48,27 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   const auto dropout = [&](double p, int64_t width) {
     return p == 0 ? 0 : dim * (setup.is_cpu ? width : 1);  // a factor, or on CUDA a bool
   };
-  // A norm keeps its input. Composed of operators, as it is with narrow weights on the CPU too, it
-  // keeps the normed values before their weight as well.
-  const auto norm = [&](bool is_fused) { return s * dim + (is_fused ? 4 : s * dim); };
-  const int64_t block_norm = norm(setup.is_cpu && !setup.has_narrow_blocks);
-  const int64_t heads = setup.is_cpu
-                            ? e * (dim + 2 * key_dim)                         // turned, one tensor
-                            : e * (dim + key_dim) + e * (dim + 2 * key_dim);  // and the values' own
-  const int64_t attention = block_norm + e * dim + heads + e * dim +
+  const int64_t norm = s * dim + 4;               // its input, and 1 / sqrt(mean square)
+  const int64_t heads = e * (dim + 2 * key_dim);  // turned, one tensor
+  const int64_t attention = norm + e * dim + heads + e * dim +
                             kFloatBytes * config.n_head +  // mixed, and its sums
                             dropout(config.resid_dropout_p, e);
-  // A cast of an input is kept by each product that takes it.
-  const int64_t feed_forward = block_norm + (setup.is_mixed() ? 2 : 1) * e * dim +
-                               (setup.is_cpu ? 3 : 4) * e * ffn + dropout(config.ffn_dropout_p, e);
+  const int64_t feed_forward = norm + e * dim + 3 * e * ffn + dropout(config.ffn_dropout_p, e);
   const int64_t block_weights = (dim + 2 * key_dim) * dim + dim * dim + 3 * dim * ffn;
 
   Activations result;
   // Gradients of the FFN's products, and of the hidden states on both sides of a sum.
   Activations::Block block{.kept = tokens * (attention + feed_forward),
                            .input = tokens * s * dim,
-                           .working = tokens * ((setup.is_cpu ? 2 : 3) * e * ffn + 2 * s * dim)};
+                           .working = tokens * (2 * e * ffn + 2 * s * dim)};
   if (setup.is_casting_blocks()) block.kept += e * block_weights;
   result.blocks.assign(static_cast<size_t>(config.n_layer), block);
 
-  const int64_t logits = setup.is_cpu ? e * vocab + kFloatBytes : kFloatBytes * vocab;
+  const int64_t logits = e * vocab + kFloatBytes;  // and their sums
   result.before = tokens * dropout(config.token_dropout_p, s);
-  result.head = tokens * norm(setup.is_cpu) + num_codes * (e * dim + logits) +
-                (setup.is_mixed() ? e * vocab * dim : 0);
-  result.extra = num_codes * vocab * (setup.is_cpu ? e : 2 * kFloatBytes);
+  result.head =
+      tokens * norm + num_codes * (e * dim + logits) + (setup.is_mixed() ? e * vocab * dim : 0);
+  result.extra = num_codes * vocab * e;
   return result;
 }
 
@@ -83,20 +76,13 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   const int64_t dim = config.width(), ffn = config.ffn_dim(), vocab = config.codebook_size;
   const int64_t tokens = setup.batch * config.num_tokens();
   const int64_t e = setup.compute_bytes;
-  // Input, modulated and sums, which is all on the CPU. On CUDA the normed ones, too, and autocast
-  // makes layer norms float32, of a copy of their input.
-  const auto norm = [&](int64_t input) {
-    return input * dim + (setup.is_cpu ? 0 : kFloatBytes * dim) + e * dim + 8;
-  };
-  const int64_t modulated_norm = norm(setup.is_cpu ? e : kFloatBytes);
+  // Input, modulated, and two sums.
+  const auto norm = [&](int64_t input) { return input * dim + e * dim + 8; };
+  const int64_t modulated_norm = norm(e);
   const int64_t qkv = 3 * e * dim;
   int64_t heads = qkv;
-  if (config.attn_l2_norm && setup.is_cpu) {
+  if (config.attn_l2_norm) {
     heads += 3 * e * dim + 2 * kFloatBytes * config.heads();  // what is given on, and lengths
-  } else if (config.attn_l2_norm) {
-    // Float32 copies of queries and keys, the unit queries before their scale, what is given on.
-    heads += setup.is_mixed() ? (3 * kFloatBytes + 2 * e) * dim : 3 * kFloatBytes * dim;
-    heads += 4 * kFloatBytes * config.heads();
   }
   const int64_t mixed = 2 * e * dim + kFloatBytes * config.heads();  // by scales, and together
   const int64_t per_token = 2 * modulated_norm + heads + mixed + e * dim +  // gated attention
@@ -117,7 +103,7 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
       vocab * dim + 2 * dim * dim + (config.shared_adaln ? 6 * dim * dim : 0);
   result.before = tokens * kFloatBytes * config.z_channels;
   result.head = tokens * head + (setup.is_mixed() ? e * head_weights : 0);
-  result.extra = tokens * vocab * (setup.is_cpu ? kFloatBytes : 2 * kFloatBytes);
+  result.extra = tokens * vocab * kFloatBytes;
   return result;
 }
 

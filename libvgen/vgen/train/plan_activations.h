@@ -17,8 +17,7 @@ struct ActivationSetup {
   int64_t compute_bytes = 4;  ///< of an element in the run's precision
   /// Blocks are gathered in the run's precision (fsdp, hsdp): none of their weights is cast.
   bool has_narrow_blocks = false;
-  /// Our kernels for the CPU keep less than LibTorch's operators do on CUDA.
-  bool is_cpu = false;
+  bool is_cpu = false;           ///< CUDA keeps smaller masks, and more of convolutions
   int64_t micro_batches = 1;     ///< of a step: images of all are there at the same time
   bool is_batch_shared = false;  ///< among ranks: batch norms are theirs together
 

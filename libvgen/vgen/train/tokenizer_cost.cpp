@@ -78,7 +78,7 @@ class LayerCounter {
   }
 
   /// Norm, SiLU and convolution: one operator on the CPU, which keeps its input alone and computes
-  /// what lies between a second time. `waiting`: values of a gradient that a branch beside it will
+  /// what lies between a second time. On CUDA two, and of float32 three. `waiting`: values of a gradient that a branch beside it will
   /// want.
   void norm_conv(int64_t out, double waiting = 0) {
     const int64_t in = channels_;
@@ -87,7 +87,7 @@ class LayerCounter {
       add(values(in),
           waiting + values(in + out) + std::max(values(2 * in), winograd_scratch(in, out)));
     } else {
-      add(values(3 * in), waiting + values(in + std::max(in, out)));
+      add(values((setup_.is_mixed() ? 2 : 3) * in), waiting + values(in + std::max(in, out)));
     }
     channels_ = out;
   }
