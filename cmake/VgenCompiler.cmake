@@ -16,6 +16,7 @@ endif()
 # insert (GCC bug 105329).
 add_library(vgen_flags INTERFACE)
 target_compile_options(vgen_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fPIC>
   $<$<COMPILE_LANGUAGE:CXX>:-fPIC;-Wall;-Wextra;-Wno-unused-parameter>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess;-Wno-restrict;-Wno-stringop-overflow>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${VGEN_WERROR}>>:-Werror>)

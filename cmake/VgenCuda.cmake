@@ -25,8 +25,10 @@ if(NOT VGEN_CUDA STREQUAL "OFF")
       # Real code for A100, H100 and B200, and PTX of the last for what comes later.
       set(CMAKE_CUDA_ARCHITECTURES "80-real;90-real;100" CACHE STRING "CUDA architectures")
     endif()
+    # The runtime that LibTorch brings: a second one would not share its device.
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
     enable_language(CUDA)
-    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 does not know nvcc's flag for 20
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     find_package(CUDAToolkit ${VGEN_CUDA_MIN} REQUIRED)
     set(VGEN_HAS_CUDA ON)

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "support/torch_support.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen::nn {
 namespace {
@@ -202,6 +203,53 @@ TEST_CASE("conv2d: threads share the kept weights", "[nn]") {
   }
   for (auto& thread : threads) thread.join();
   for (const auto& result : results) CHECK(result.equal(results[0]));
+}
+
+TEST_CASE("conv2d: narrow on CUDA is near float32, and channels-last", "[nn][cuda]") {
+  if (test::lacks_cuda()) return;
+  allow_tf32(false);
+  torch::manual_seed(3);
+  for (const Case& c : cases()) {
+    for (const bool has_extras : {false, true}) {
+      INFO(c.options.in_channels << "->" << c.options.out_channels << " kernel "
+                                 << c.options.kernel_size << " " << c.height << "x" << c.width
+                                 << " extras " << has_extras);
+      Conv2d conv(c.options);
+      conv->to(torch::kCUDA);
+      GroupNorm norm = nullptr;
+      if (has_extras) {
+        norm = GroupNorm(c.options.in_channels);
+        norm->to(torch::kCUDA);
+      }
+      const auto x = torch::randn({2, c.options.in_channels, c.height, c.width}, torch::kCUDA)
+                         .requires_grad_();
+      torch::Tensor residual;
+      if (has_extras) residual = torch::randn_like(plain(conv, norm, x, {}, c)).requires_grad_();
+      std::vector<torch::Tensor> leaves = {x, conv->weight};
+      if (conv->bias.defined()) leaves.push_back(conv->bias);
+      if (norm) leaves.insert(leaves.end(), {norm->weight, norm->bias, residual});
+      const auto expected = plain(conv, norm, x, residual, c);
+      const auto dy = torch::randn_like(expected);
+      const auto wanted = torch::autograd::grad({expected}, leaves, {dy});
+      const auto narrow = [](const torch::Tensor& t) {
+        return t.defined() ? t.to(torch::kBFloat16) : t;
+      };
+      const auto y = conv->forward_with(narrow(x), {.norm_silu = norm ? norm.get() : nullptr,
+                                                    .is_upsampled = c.is_upsampled,
+                                                    .residual_BOHW = narrow(residual)});
+      CHECK(y.scalar_type() == torch::kBFloat16);
+      CHECK(y.is_contiguous(kLast));
+      const auto found = torch::autograd::grad({y}, leaves, {narrow(dy)});
+      const auto error = [](const torch::Tensor& a, const torch::Tensor& b) {
+        return ((a.to(torch::kFloat32) - b).norm() / b.norm()).item<double>();
+      };
+      CHECK(error(y, expected) < 0.01);
+      for (size_t k = 0; k < leaves.size(); ++k) {
+        INFO("gradient " << k);
+        CHECK(error(found[k], wanted[k]) < 0.02);
+      }
+    }
+  }
 }
 
 }  // namespace

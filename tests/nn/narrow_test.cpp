@@ -8,6 +8,7 @@
 
 #include "support/torch_support.h"
 #include "vgen/tensor/autocast.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen::nn {
 namespace {
@@ -23,32 +24,52 @@ TEST_CASE("linear: float32 is LibTorch's to the bit", "[nn]") {
   CHECK(torch::equal(nn::linear(x, weight), at::linear(x, weight)));
 }
 
-TEST_CASE("linear: under autocast the result is narrow and gradients are the weights'", "[nn]") {
+/// Under autocast the result is narrow, and gradients are the weights'.
+void check_linear_under_autocast(c10::Device device, c10::ScalarType dtype, bool has_bias,
+                                 int64_t out_features) {
+  CAPTURE(c10::toString(dtype), has_bias, out_features);
   torch::manual_seed(0);
+  const auto values = [&](torch::IntArrayRef sizes) {
+    // Of narrow numbers, so that only the result is rounded.
+    return torch::randn(sizes).to(dtype).to(device, c10::kFloat);
+  };
+  // Other strides than the usual ones.
+  const auto x_leaf = values({2, 6, 3}).transpose(1, 2).requires_grad_();
+  const auto weight = values({out_features, 6}).requires_grad_();
+  const auto bias = has_bias ? values({out_features}).requires_grad_() : torch::Tensor();
+  const auto dy = values({2, 3, out_features});
+  torch::Tensor y;
+  {
+    const Autocast autocast(device, dtype);
+    y = nn::linear(x_leaf, weight, bias);
+  }
+  CHECK(y.scalar_type() == dtype);
+  const auto expected = at::linear(x_leaf, weight, bias);
+  CHECK_THAT(y.to(c10::kFloat), test::AllClose(expected, rounding_of(dtype)));
+  std::vector<torch::Tensor> leaves{x_leaf, weight};
+  if (has_bias) leaves.push_back(bias);
+  const auto actual = torch::autograd::grad({y}, leaves, {dy.to(dtype)});
+  const auto wanted = torch::autograd::grad({expected}, leaves, {dy});
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    CHECK(actual[i].scalar_type() == c10::kFloat);
+    CHECK_THAT(actual[i], test::AllClose(wanted[i], rounding_of(dtype)));
+  }
+}
+
+TEST_CASE("linear: under autocast the result is narrow and gradients are the weights'", "[nn]") {
   const bool has_bias = GENERATE(false, true);
   for (const auto dtype : {c10::kBFloat16, c10::kHalf}) {
-    CAPTURE(c10::toString(dtype), has_bias);
-    // Of narrow numbers, so that only the result is rounded. Other strides than the usual ones.
-    const auto x = torch::randn({2, 6, 3}).to(dtype).to(c10::kFloat).transpose(1, 2);
-    const auto weight = torch::randn({5, 6}).to(dtype).to(c10::kFloat).requires_grad_();
-    const auto bias = torch::randn({5}).to(dtype).to(c10::kFloat).requires_grad_();
-    const auto x_leaf = x.detach().requires_grad_();
-    const auto dy = torch::randn({2, 3, 5}).to(dtype);
-    torch::Tensor y;
-    {
-      const Autocast autocast(c10::kCPU, dtype);
-      y = nn::linear(x_leaf, weight, has_bias ? bias : torch::Tensor());
-    }
-    CHECK(y.scalar_type() == dtype);
-    const auto expected = at::linear(x_leaf, weight, has_bias ? bias : torch::Tensor());
-    CHECK_THAT(y.to(c10::kFloat), test::AllClose(expected, rounding_of(dtype)));
-    std::vector<torch::Tensor> leaves{x_leaf, weight};
-    if (has_bias) leaves.push_back(bias);
-    const auto actual = torch::autograd::grad({y}, leaves, {dy});
-    const auto wanted = torch::autograd::grad({expected}, leaves, {dy.to(c10::kFloat)});
-    for (size_t i = 0; i < leaves.size(); ++i) {
-      CHECK(actual[i].scalar_type() == c10::kFloat);
-      CHECK_THAT(actual[i], test::AllClose(wanted[i], rounding_of(dtype)));
+    check_linear_under_autocast(torch::kCPU, dtype, has_bias, 5);
+  }
+}
+
+TEST_CASE("linear: the same on CUDA", "[nn][cuda]") {
+  if (test::lacks_cuda()) return;
+  allow_tf32(false);
+  const bool has_bias = GENERATE(false, true);
+  for (const auto dtype : {c10::kBFloat16, c10::kHalf}) {
+    for (const int64_t out_features : {5, 16}) {
+      check_linear_under_autocast(torch::kCUDA, dtype, has_bias, out_features);
     }
   }
 }

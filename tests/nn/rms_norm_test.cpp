@@ -58,13 +58,23 @@ TEST_CASE("rms norm: the gradient is the slope", "[nn]") {
 TEST_CASE("rms norm: dtypes of the result", "[nn]") {
   const auto x = torch::randn({3, 8}), weight = torch::ones({8});
   const auto narrow = x.to(torch::kBFloat16), narrow_weight = weight.to(torch::kBFloat16);
-  for (const auto precision : {torch::kFloat32, torch::kBFloat16}) {
+  CHECK(rms_norm(x, weight, kEps).scalar_type() == torch::kFloat32);
+  CHECK(rms_norm(narrow, weight, kEps).scalar_type() == torch::kFloat32);
+  CHECK(rms_norm(x, narrow_weight, kEps).scalar_type() == torch::kFloat32);
+  CHECK(rms_norm(narrow, narrow_weight, kEps).scalar_type() == torch::kBFloat16);
+  for (const auto precision : {torch::kBFloat16, torch::kFloat16}) {
     const Autocast autocast(torch::kCPU, precision);
-    CHECK(rms_norm(x, weight, kEps).scalar_type() == torch::kFloat32);
-    CHECK(rms_norm(narrow, weight, kEps).scalar_type() == torch::kFloat32);
-    CHECK(rms_norm(x, narrow_weight, kEps).scalar_type() == torch::kFloat32);
-    CHECK(rms_norm(narrow, narrow_weight, kEps).scalar_type() == torch::kBFloat16);
+    for (const auto& input : {x, narrow, x.to(torch::kFloat64)}) {
+      for (const auto& factor : {weight, narrow_weight}) {
+        CHECK(rms_norm(input, factor, kEps).scalar_type() == precision);
+      }
+    }
   }
+  // rounded once, as the product would
+  const Autocast autocast(torch::kCPU, torch::kBFloat16);
+  const auto y = rms_norm(x, weight, kEps);
+  const Autocast off(torch::kCPU, torch::kFloat32);
+  CHECK(torch::equal(y, rms_norm(x, weight, kEps).to(torch::kBFloat16)));
 }
 
 TEST_CASE("rms norm: without gradients", "[nn]") {

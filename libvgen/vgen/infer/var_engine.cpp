@@ -7,6 +7,9 @@
 #include <optional>
 
 #include "vgen/kernels/packed_linear.h"
+#include "vgen/nn/adaln.h"
+#include "vgen/nn/unit_heads.h"
+#include "vgen/tensor/autocast.h"
 #include "vgen/tensor/device.h"
 
 namespace vgen::infer {
@@ -23,23 +26,24 @@ struct Matrix {
   kernels::PackedLinear packed;               // with its bias
   kernels::LinearScratch* scratch = nullptr;  // the engine's
   at::Tensor weight;                          // defined: LibTorch's product, in its dtype
-  at::Tensor bias;                            // LibTorch's, float32; may be undefined
+  at::Tensor bias;                            // LibTorch's, of that dtype; may be undefined
 
   int64_t size_bytes() const {
     return static_cast<int64_t>(weight.defined() ? weight.nbytes() : packed.size_bytes());
   }
 
-  // x: float32, contiguous (..., K). Returns float32 (..., N).
+  // x (..., K) to (..., N): ours float32, contiguous; LibTorch's x of any dtype, the result of the
+  // weight's.
   at::Tensor operator()(const at::Tensor& x) const {
     return weight.defined() ? product(x) : run(x, Epilogue::kStore);
   }
   at::Tensor gelu(const at::Tensor& x) const {
     return weight.defined() ? at::gelu(product(x), "tanh") : run(x, Epilogue::kGelu);
   }
-  // sum_SPN += gate_S1N y.
+  // sum_SPN += gate_S1N y; the sum is float32.
   void add_gated(const at::Tensor& x_SPK, const at::Tensor& gate_S1N, at::Tensor& sum_SPN) const {
     if (weight.defined()) {
-      sum_SPN.addcmul_(product(x_SPK), gate_S1N);
+      sum_SPN = nn::gated_sum(sum_SPN, product(x_SPK), gate_S1N);
       return;
     }
     const kernels::Gate gate{.values = gate_S1N.const_data_ptr<float>(),
@@ -50,8 +54,7 @@ struct Matrix {
 
  private:
   at::Tensor product(const at::Tensor& x) const {
-    const at::Tensor y = at::linear(x.to(weight.scalar_type()), weight).to(at::kFloat);
-    return bias.defined() ? y.add(bias) : y;
+    return at::linear(x.to(weight.scalar_type()), weight, bias);
   }
   at::Tensor run(const at::Tensor& x, Epilogue epilogue) const {
     std::vector<int64_t> shape = x.sizes().vec();
@@ -177,8 +180,8 @@ Matrix VarEngineImpl::take_matrix(VarWeights& weights, const std::string& name,
     matrix.packed.set_bias(bias);
     weights.drop(name);
   } else {
-    matrix.bias = bias;
     const auto dtype = options_.precision == "fp32" ? at::kFloat : at::kBFloat16;
+    matrix.bias = bias.to(dtype);
     matrix.weight = take(weights, name).to(dtype);
   }
   return matrix;
@@ -279,8 +282,7 @@ at::Tensor VarEngineImpl::embed(const at::Tensor& next_BPZ, int64_t first, int64
 at::Tensor VarEngineImpl::modulated(const at::Tensor& x_SPC, const at::Tensor& scale_S1C,
                                     const at::Tensor& shift_S1C) const {
   if (!use_own_kernels_) {
-    const at::Tensor normed = at::layer_norm(x_SPC, {config_.width()}, {}, {}, config_.norm_eps);
-    return at::addcmul(shift_S1C, normed, scale_S1C + 1);
+    return nn::modulated_norm(x_SPC, scale_S1C, shift_S1C, config_.norm_eps);
   }
   at::Tensor out_SPC = at::empty_like(x_SPC);
   const int64_t width = config_.width(), size = x_SPC.size(1);
@@ -304,20 +306,12 @@ at::Tensor VarEngineImpl::split_heads(Block& block, const at::Tensor& qkv_SPW, i
   const int64_t heads = config_.heads(), size = qkv_SPW.size(1), head_dim = config_.head_dim();
   const int64_t last = first + size;
   if (!use_own_kernels_) {
-    // (S, P, 3, H, D) -> 3 of (S, H, P, D)
-    const auto qkv =
-        qkv_SPW.view({num_sequences_, size, 3, heads, head_dim}).permute({2, 0, 3, 1, 4});
-    at::Tensor query = qkv[0], key = qkv[1];
-    if (config_.attn_l2_norm) {
-      const auto unit = [](const at::Tensor& x) {
-        return x / at::linalg_vector_norm(x, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12);
-      };
-      query = unit(query) * block.query_scale_H11;
-      key = unit(key);
-    }
-    block.key_SHLD.slice(2, first, last).copy_(key);
-    block.value_SHLD.slice(2, first, last).copy_(qkv[2]);
-    return query.to(block.key_SHLD.scalar_type());
+    const auto qkv_SP3HD = qkv_SPW.view({num_sequences_, size, 3, heads, head_dim});
+    nn::Heads parts{qkv_SP3HD.select(2, 0), qkv_SP3HD.select(2, 1), qkv_SP3HD.select(2, 2)};
+    if (config_.attn_l2_norm) parts = nn::unit_heads(qkv_SP3HD, block.query_scale_H11.flatten());
+    block.key_SHLD.slice(2, first, last).copy_(parts.key_BLHD.transpose(1, 2));
+    block.value_SHLD.slice(2, first, last).copy_(parts.value_BLHD.transpose(1, 2));
+    return parts.query_BLHD.transpose(1, 2);
   }
   at::Tensor query_SHPD =
       at::empty({num_sequences_, heads, size, head_dim}, block.key_SHLD.options());
@@ -352,16 +346,16 @@ at::Tensor VarEngineImpl::split_heads(Block& block, const at::Tensor& qkv_SPW, i
   return query_SHPD;
 }
 
-// The mixed values (S, P, C), float32.
+// The mixed values (S, P, C): float32, or of the dtype of LibTorch's products.
 at::Tensor VarEngineImpl::attend(Block& block, const at::Tensor& x_SPC, int64_t first,
                                  int64_t last) {
   const at::Tensor query_SHPD = split_heads(block, block.qkv(x_SPC), first);
   const at::Tensor mixed_SHPD = at::scaled_dot_product_attention(
       query_SHPD, block.key_SHLD.slice(2, 0, last), block.value_SHLD.slice(2, 0, last), {}, 0,
       false, softmax_scale_);
-  return mixed_SHPD.transpose(1, 2)
-      .reshape({num_sequences_, last - first, config_.width()})
-      .to(at::kFloat);
+  const at::Tensor mixed_SPC =
+      mixed_SHPD.transpose(1, 2).reshape({num_sequences_, last - first, config_.width()});
+  return use_own_kernels_ ? mixed_SPC.to(at::kFloat) : mixed_SPC;
 }
 
 at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
@@ -377,6 +371,8 @@ at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
       format_shape(next_BPZ.sizes().vec()), ", expected [B, ", last - first, ", ",
       config_.z_channels, "] for ", num_sequences_, " sequences");
   at::Tensor x_SPC = embed(next_BPZ, first, last);
+  // So that norms give what LibTorch's products take.
+  const Autocast autocast(device_, use_own_kernels_ ? at::kFloat : cache_dtype());
   for (Block& block : blocks_) {
     const auto& m = block.modulation_S1C;
     block.proj.add_gated(attend(block, modulated(x_SPC, m[2], m[4]), first, last), m[0], x_SPC);
@@ -384,7 +380,7 @@ at::Tensor VarEngineImpl::run_scale(const at::Tensor& next_BPZ) {
   }
   ++scale_;
   if (scale_ == config_.num_scales()) release_caches();
-  return head_(modulated(x_SPC, head_modulation_S1C_[0], head_modulation_S1C_[1]));
+  return head_(modulated(x_SPC, head_modulation_S1C_[0], head_modulation_S1C_[1])).to(at::kFloat);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/row_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -15,8 +16,10 @@ namespace {
 constexpr int64_t kRowChunk = 64;
 
 bool are_factors(const at::Tensor& factor_BC, const at::Tensor& x_BLC) {
-  return factor_BC.is_cpu() && factor_BC.scalar_type() == at::kFloat && factor_BC.dim() == 2 &&
-         factor_BC.size(0) == x_BLC.size(0) && factor_BC.size(1) == x_BLC.size(2) &&
+  const bool has_shape = factor_BC.dim() == 2 && factor_BC.size(0) == x_BLC.size(0) &&
+                         factor_BC.size(1) == x_BLC.size(2);
+  if (x_BLC.is_cuda()) return has_shape && is_cuda_input(factor_BC);
+  return has_shape && factor_BC.is_cpu() && factor_BC.scalar_type() == at::kFloat &&
          factor_BC.is_contiguous();
 }
 
@@ -41,7 +44,8 @@ std::vector<at::Tensor> sum_samples(const at::Tensor& x_BLC, int64_t count, cons
 }  // namespace
 
 bool is_adaln_input(const at::Tensor& x_BLC) {
-  return has_elements(x_BLC) && x_BLC.dim() == 3 && x_BLC.numel() > 0;
+  const bool is_here = x_BLC.is_cuda() ? is_cuda_input(x_BLC) : has_elements(x_BLC);
+  return is_here && x_BLC.dim() == 3 && x_BLC.numel() > 0;
 }
 
 ModulatedNormResult modulated_norm(const at::Tensor& x_BLC, const at::Tensor& scale_BC,
@@ -49,6 +53,9 @@ ModulatedNormResult modulated_norm(const at::Tensor& x_BLC, const at::Tensor& sc
                                    CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_adaln_input(x_BLC) && are_factors(scale_BC, x_BLC) &&
                         are_factors(shift_BC, x_BLC));
+  if (x_BLC.is_cuda()) {
+    return cuda_kernels()->modulated_norm(x_BLC, scale_BC, shift_BC, eps, dtype);
+  }
   const at::Tensor in = x_BLC.contiguous();
   const int64_t columns = in.size(2), rows = in.size(0) * in.size(1);
   ModulatedNormResult result{.y_BLC = at::empty(in.sizes(), in.options().dtype(dtype)),
@@ -73,7 +80,10 @@ ModulatedNormGradients modulated_norm_gradient(const at::Tensor& x_BLC, const at
                                                const at::Tensor& mean_N, const at::Tensor& rstd_N,
                                                const at::Tensor& dy_BLC, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_adaln_input(x_BLC) && are_factors(scale_BC, x_BLC) &&
-                        has_elements(dy_BLC) && dy_BLC.sizes() == x_BLC.sizes());
+                        is_adaln_input(dy_BLC) && dy_BLC.sizes() == x_BLC.sizes());
+  if (x_BLC.is_cuda()) {
+    return cuda_kernels()->modulated_norm_gradient(x_BLC, scale_BC, mean_N, rstd_N, dy_BLC);
+  }
   const at::Tensor in = x_BLC.contiguous(), gradient = dy_BLC.contiguous();
   const int64_t columns = in.size(2);
   const at::Tensor dx = at::empty(in.sizes(), in.options());
@@ -96,6 +106,7 @@ at::Tensor gated_sum(const at::Tensor& x_BLC, const at::Tensor& branch_BLC,
                      const at::Tensor& gate_BC, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_adaln_input(x_BLC) && is_adaln_input(branch_BLC) &&
                         branch_BLC.sizes() == x_BLC.sizes() && are_factors(gate_BC, x_BLC));
+  if (x_BLC.is_cuda()) return cuda_kernels()->gated_sum(x_BLC, branch_BLC, gate_BC);
   const at::Tensor in = x_BLC.contiguous(), branch = branch_BLC.contiguous();
   at::Tensor out = at::empty(in.sizes(), in.options());
   const GatedSumArgs args{.columns = in.size(2),
@@ -114,6 +125,7 @@ GatedSumGradients gated_sum_gradient(const at::Tensor& branch_BLC, const at::Ten
                                      const at::Tensor& dy_BLC, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_adaln_input(branch_BLC) && is_adaln_input(dy_BLC) &&
                         branch_BLC.sizes() == dy_BLC.sizes() && are_factors(gate_BC, branch_BLC));
+  if (dy_BLC.is_cuda()) return cuda_kernels()->gated_sum_gradient(branch_BLC, gate_BC, dy_BLC);
   const at::Tensor branch = branch_BLC.contiguous(), gradient = dy_BLC.contiguous();
   const at::Tensor dbranch = at::empty(branch.sizes(), branch.options());
   const GatedSumGradientArgs args{.columns = branch.size(2),

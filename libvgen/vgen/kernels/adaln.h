@@ -1,7 +1,8 @@
 #pragma once
 // What an adaptive layer norm does before and behind a branch of a transformer (arXiv:2212.09748;
-// VAR's basic_var.py: AdaLNSelfAttn), and the gradients, in one pass each, on the CPU. B samples of
-// L rows, C columns; scales, shifts and gates are float32 (B, C). No autograd here: nn/adaln.h has
+// VAR's basic_var.py: AdaLNSelfAttn), and the gradients, in one pass each. B samples of L rows, C
+// columns; scales, shifts and gates are (B, C), contiguous float32 on the CPU, of any strides and
+// of any dtype of is_cuda_input() (detail/cuda_kernels.h) on CUDA. No autograd here: nn/adaln.h has
 // it. Results do not depend on the number of threads. All functions may be called from several
 // threads.
 
@@ -11,7 +12,8 @@
 
 namespace vgen::kernels {
 
-/// Whether x is on the CPU, (B, L, C) with something in it, float32 or bfloat16.
+/// Whether x is (B, L, C) with something in it, float32 or bfloat16 on the CPU, any of
+/// is_cuda_input() on CUDA.
 bool is_adaln_input(const at::Tensor& x_BLC);
 
 struct ModulatedNormResult {
@@ -19,7 +21,7 @@ struct ModulatedNormResult {
   at::Tensor mean_N, rstd_N;  ///< float32, of each of the B L rows
 };
 /// norm(x) (1 + scale) + shift, the norm without weights of its own. In float32, rounded once to
-/// `dtype`, float32 or bfloat16.
+/// `dtype`, one that x can have.
 ModulatedNormResult modulated_norm(const at::Tensor& x_BLC, const at::Tensor& scale_BC,
                                    const at::Tensor& shift_BC, double eps, at::ScalarType dtype,
                                    CpuIsa isa = best_cpu_isa());

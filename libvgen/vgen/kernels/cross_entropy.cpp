@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "vgen/core/error.h"
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/row_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -37,14 +38,19 @@ void check_targets(const at::Tensor& target_N, int64_t num_classes) {
 }  // namespace
 
 bool is_cross_entropy_input(const at::Tensor& logits_NV, const at::Tensor& target_N) {
-  return has_elements(logits_NV) && logits_NV.dim() == 2 && logits_NV.size(1) > 0 &&
-         target_N.is_cpu() && target_N.scalar_type() == at::kLong && target_N.dim() == 1 &&
-         target_N.size(0) == logits_NV.size(0);
+  const bool is_here =
+      logits_NV.is_cuda() ? is_cuda_input(logits_NV, kAnyColumns) : has_elements(logits_NV);
+  return is_here && logits_NV.dim() == 2 && logits_NV.size(1) > 0 &&
+         target_N.device() == logits_NV.device() && target_N.scalar_type() == at::kLong &&
+         target_N.dim() == 1 && target_N.size(0) == logits_NV.size(0);
 }
 
 CrossEntropyResult cross_entropy(const at::Tensor& logits_NV, const at::Tensor& target_N,
                                  double label_smoothing, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_cross_entropy_input(logits_NV, target_N));
+  if (logits_NV.is_cuda()) {
+    return cuda_kernels()->cross_entropy(logits_NV, target_N, label_smoothing);
+  }
   const at::Tensor in = logits_NV.contiguous(), targets = target_N.contiguous();
   const int64_t rows = in.size(0), columns = in.size(1);
   check_targets(targets, columns);
@@ -79,6 +85,10 @@ at::Tensor cross_entropy_gradient(const at::Tensor& logits_NV, const at::Tensor&
                                   double label_smoothing, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_cross_entropy_input(logits_NV, target_N) &&
                         dloss_N.sizes() == target_N.sizes());
+  if (logits_NV.is_cuda()) {
+    return cuda_kernels()->cross_entropy_gradient(logits_NV, target_N, log_sum_N, dloss_N,
+                                                  label_smoothing);
+  }
   const at::Tensor in = logits_NV.contiguous(), targets = target_N.contiguous();
   const at::Tensor gradients = dloss_N.to(at::kFloat).contiguous();
   const int64_t columns = in.size(1);

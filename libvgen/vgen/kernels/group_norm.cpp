@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/image_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -101,11 +102,17 @@ double value_at(const at::Tensor& x_BCHW, int64_t index) {
 }  // namespace
 
 bool is_group_norm_input(const at::Tensor& x_BCHW) {
-  return has_elements(x_BCHW) && x_BCHW.dim() == 4 && x_BCHW.numel() > 0 &&
-         x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast);
+  if (x_BCHW.dim() != 4 || x_BCHW.numel() == 0 ||
+      !x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    return false;
+  }
+  if (!x_BCHW.is_cuda()) return has_elements(x_BCHW);
+  const bool is_aligned = reinterpret_cast<uintptr_t>(x_BCHW.const_data_ptr()) % 16 == 0;
+  return is_aligned && is_cuda_input(x_BCHW.permute({0, 2, 3, 1}), kMaxCudaChannels);
 }
 
 GroupNormStats group_norm_stats(const at::Tensor& x_BCHW, int64_t groups, double eps, CpuIsa isa) {
+  if (x_BCHW.is_cuda()) return cuda_kernels()->group_norm_stats(x_BCHW, groups, eps);
   const ImageKernels& kernels = image_kernels(isa);
   const GroupNormShape shape = shape_of(x_BCHW);
   const int64_t per_group = shape.channels / groups;
@@ -144,6 +151,7 @@ GroupNormStats group_norm_stats(const at::Tensor& x_BCHW, int64_t groups, double
 
 at::Tensor group_norm_apply(const at::Tensor& x_BCHW, const GroupNormStats& stats,
                             const GroupNormParameters& parameters) {
+  if (x_BCHW.is_cuda()) return cuda_kernels()->group_norm_apply(x_BCHW, stats, parameters);
   const ImageKernels& kernels = image_kernels(parameters.isa);
   const GroupNormShape shape = shape_of(x_BCHW);
   const Affine affine = affine_of(shape, stats, parameters);
@@ -161,11 +169,14 @@ at::Tensor group_norm_apply(const at::Tensor& x_BCHW, const GroupNormStats& stat
 GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tensor& gradient_BCHW,
                                        const GroupNormStats& stats,
                                        const GroupNormParameters& parameters) {
-  const ImageKernels& kernels = image_kernels(parameters.isa);
-  const GroupNormShape shape = shape_of(x_BCHW);
   TORCH_INTERNAL_ASSERT(is_group_norm_input(gradient_BCHW) &&
                         gradient_BCHW.sizes() == x_BCHW.sizes() &&
                         gradient_BCHW.scalar_type() == x_BCHW.scalar_type());
+  if (x_BCHW.is_cuda()) {
+    return cuda_kernels()->group_norm_gradient(x_BCHW, gradient_BCHW, stats, parameters);
+  }
+  const ImageKernels& kernels = image_kernels(parameters.isa);
+  const GroupNormShape shape = shape_of(x_BCHW);
   const int64_t channels = shape.channels;
   const Affine affine = affine_of(shape, stats, parameters);
   const Pixels in = elements_of(x_BCHW), gradient = elements_of(gradient_BCHW);
@@ -219,7 +230,19 @@ GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tenso
   return result;
 }
 
+void add_to_channels(const at::Tensor& x_BCHW, const at::Tensor& bias_C,
+                     const at::Tensor& residual_BCHW) {
+  TORCH_INTERNAL_ASSERT(is_group_norm_input(x_BCHW) && x_BCHW.is_cuda() &&
+                        bias_C.numel() == x_BCHW.size(1));
+  TORCH_INTERNAL_ASSERT(!residual_BCHW.defined() || (is_group_norm_input(residual_BCHW) &&
+                                                     residual_BCHW.sizes() == x_BCHW.sizes()));
+  cuda_kernels()->add_to_channels(x_BCHW, bias_C, residual_BCHW);
+}
+
 at::Tensor channel_sums(const at::Tensor& x_BCHW, CpuIsa isa) {
+  if (x_BCHW.is_cuda()) {
+    return cuda_kernels()->column_sums(x_BCHW.permute({0, 2, 3, 1}).view({-1, x_BCHW.size(1)}));
+  }
   const ImageKernels& kernels = image_kernels(isa);
   const GroupNormShape shape = shape_of(x_BCHW);
   const Pixels in = elements_of(x_BCHW);

@@ -1,9 +1,10 @@
 #pragma once
-// Group normalisation, with SiLU behind it, in one pass over channels-last activations on the CPU.
+// Group normalisation, with SiLU behind it, in one pass over channels-last activations.
 // B batch, C channels, G groups, H height, W width. No autograd here: nn/group_norm.h has it.
 //
-// Activations are float32 or bfloat16, all arithmetic is float32 and a result is rounded once.
-// Results do not depend on the number of threads. All functions may be called from several threads.
+// Activations are float32 or bfloat16, on CUDA float16 too; all arithmetic is float32 and a result
+// is rounded once. Results do not depend on the number of threads. All functions may be called from
+// several threads.
 
 #include <ATen/core/Tensor.h>
 
@@ -11,8 +12,8 @@
 
 namespace vgen::kernels {
 
-/// Whether x can be normalised here: on the CPU, float32 or bfloat16, (B, C, H, W) channels-last,
-/// not empty.
+/// Whether x can be normalised here: (B, C, H, W) channels-last, not empty, float32 or bfloat16 on
+/// the CPU; on CUDA any of is_cuda_input() (detail/cuda_kernels.h) with at most 2048 channels.
 bool is_group_norm_input(const at::Tensor& x_BCHW);
 
 /// float32 (B, G): mean and 1 / sqrt(variance + eps) of each group.
@@ -41,6 +42,12 @@ struct GroupNormGradients {
 GroupNormGradients group_norm_gradient(const at::Tensor& x_BCHW, const at::Tensor& gradient_BCHW,
                                        const GroupNormStats& stats,
                                        const GroupNormParameters& parameters);
+
+/// x += bias, and residual of its shape where that is defined, in float32, rounded once: what
+/// follows a convolution. On CUDA alone, where LibTorch's own addition of a bias to channels-last
+/// activations is several times slower than reading and writing them. bias_C: floating.
+void add_to_channels(const at::Tensor& x_BCHW, const at::Tensor& bias_C,
+                     const at::Tensor& residual_BCHW = {});
 
 /// Sum over batch and pixels, float32 (C): the gradient to the bias of a convolution.
 at::Tensor channel_sums(const at::Tensor& x_BCHW, CpuIsa isa = best_cpu_isa());

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/row_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -35,16 +36,18 @@ at::Tensor floats(const at::Tensor& tensor) { return tensor.to(at::kFloat).conti
 }  // namespace
 
 bool is_rms_norm_input(const at::Tensor& x, const at::Tensor& weight_C) {
-  if (!has_elements(x) || !has_elements(weight_C) || x.dim() == 0) return false;
-  return weight_C.dim() == 1 && weight_C.size(0) > 0 && x.size(-1) == weight_C.size(0) &&
-         (x.scalar_type() == at::kBFloat16 || weight_C.scalar_type() == at::kFloat);
+  if (x.dim() == 0 || weight_C.dim() != 1 || weight_C.size(0) != x.size(-1)) return false;
+  if (x.is_cuda()) return is_cuda_input(x) && is_cuda_input(weight_C);
+  return has_elements(x) && has_elements(weight_C) && weight_C.size(0) > 0;
 }
 
-RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight_C, double eps, CpuIsa isa) {
+RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight_C, double eps,
+                       at::ScalarType dtype, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_rms_norm_input(x, weight_C));
+  if (x.is_cuda()) return cuda_kernels()->rms_norm(x, weight_C, eps, dtype);
   const at::Tensor in = x.contiguous(), weight = floats(weight_C);
   const int64_t columns = weight.size(0), rows = in.numel() / columns;
-  RmsNormResult result{.y = at::empty(in.sizes(), weight_C.options()),
+  RmsNormResult result{.y = at::empty(in.sizes(), in.options().dtype(dtype)),
                        .rstd_N = at::empty({rows}, at::kFloat)};
   const RmsNormArgs args{.columns = columns,
                          .eps = static_cast<float>(eps),
@@ -60,8 +63,8 @@ RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight_C, double e
 
 RmsNormGradients rms_norm_gradient(const at::Tensor& x, const at::Tensor& weight_C,
                                    const at::Tensor& rstd_N, const at::Tensor& dy, CpuIsa isa) {
-  TORCH_INTERNAL_ASSERT(is_rms_norm_input(x, weight_C) && dy.sizes() == x.sizes() &&
-                        dy.scalar_type() == weight_C.scalar_type());
+  TORCH_INTERNAL_ASSERT(is_rms_norm_input(x, weight_C) && dy.sizes() == x.sizes());
+  if (x.is_cuda()) return cuda_kernels()->rms_norm_gradient(x, weight_C, rstd_N, dy);
   const at::Tensor in = x.contiguous(), gradient = dy.contiguous(), weight = floats(weight_C);
   const int64_t columns = weight.size(0), rows = in.numel() / columns;
   const at::Tensor dx = at::empty(in.sizes(), in.options());

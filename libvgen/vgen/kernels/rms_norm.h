@@ -1,6 +1,6 @@
 #pragma once
-// RMSNorm over rows (arXiv:1910.07467) and its gradients in one pass each, on the CPU. C columns, N
-// rows. No autograd here: nn/rms_norm.h has it. Results do not depend on the number of threads. All
+// RMSNorm over rows (arXiv:1910.07467) and its gradients in one pass each. C columns, N rows. No
+// autograd here: nn/rms_norm.h has it. Results do not depend on the number of threads. All
 // functions may be called from several threads.
 
 #include <ATen/core/Tensor.h>
@@ -9,17 +9,18 @@
 
 namespace vgen::kernels {
 
-/// Whether x can be normalised here: on the CPU, (..., C) with C > 0, float32 with a float32 weight
-/// (C), or bfloat16 with a weight of either.
+/// Whether x (..., C) with a weight (C) can be normalised here: float32 and bfloat16 on the CPU,
+/// all of is_cuda_input() (detail/cuda_kernels.h) on CUDA.
 bool is_rms_norm_input(const at::Tensor& x, const at::Tensor& weight_C);
 
 struct RmsNormResult {
-  at::Tensor y;       ///< shape of x; float32, bfloat16 where x and weight are
+  at::Tensor y;       ///< shape of x
   at::Tensor rstd_N;  ///< float32: 1 / sqrt(mean(x^2) + eps) of each row
 };
-/// cast(x rstd) weight, the cast to the dtype of x, all else in float32.
+/// cast(x rstd) weight, the cast to the dtype of x, all else in float32, rounded to `dtype`, one
+/// that x can have.
 RmsNormResult rms_norm(const at::Tensor& x, const at::Tensor& weight_C, double eps,
-                       CpuIsa isa = best_cpu_isa());
+                       at::ScalarType dtype, CpuIsa isa = best_cpu_isa());
 
 struct RmsNormGradients {
   at::Tensor x, weight_C;  ///< the dtypes of x and weight

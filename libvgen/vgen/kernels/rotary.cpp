@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/row_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -50,15 +51,18 @@ void for_positions(const at::Tensor& out_BSGD, const Body& body) {
 }  // namespace
 
 bool is_rotary_input(const at::Tensor& heads_BSGD, const at::Tensor& rope_SP2) {
-  return has_elements(heads_BSGD) && heads_BSGD.dim() == 4 && heads_BSGD.size(3) % 2 == 0 &&
-         rope_SP2.is_cpu() && rope_SP2.scalar_type() == at::kFloat && rope_SP2.dim() == 3 &&
-         rope_SP2.size(0) == heads_BSGD.size(1) && rope_SP2.size(1) * 2 == heads_BSGD.size(3) &&
-         rope_SP2.size(2) == 2;
+  const bool is_here =
+      heads_BSGD.is_cuda() ? is_cuda_input(heads_BSGD, kAnyColumns) : has_elements(heads_BSGD);
+  return is_here && heads_BSGD.dim() == 4 && heads_BSGD.size(3) % 2 == 0 &&
+         rope_SP2.device() == heads_BSGD.device() && rope_SP2.scalar_type() == at::kFloat &&
+         rope_SP2.dim() == 3 && rope_SP2.size(0) == heads_BSGD.size(1) &&
+         rope_SP2.size(1) * 2 == heads_BSGD.size(3) && rope_SP2.size(2) == 2;
 }
 
 at::Tensor rotate_heads(const at::Tensor& heads_BSGD, const at::Tensor& rope_SP2,
                         int64_t num_turned, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_rotary_input(heads_BSGD, rope_SP2) && num_turned <= heads_BSGD.size(2));
+  if (heads_BSGD.is_cuda()) return cuda_kernels()->rotate_heads(heads_BSGD, rope_SP2, num_turned);
   const at::Tensor rope = rope_SP2.contiguous();
   const int64_t head_dim = heads_BSGD.size(3);
   at::Tensor out_BSGD = at::empty(heads_BSGD.sizes(), heads_BSGD.options());
@@ -80,6 +84,9 @@ at::Tensor rotate_heads(const at::Tensor& heads_BSGD, const at::Tensor& rope_SP2
 
 at::Tensor rotate_heads_gradient(const HeadGradients& gradients, const at::Tensor& rope_SP2,
                                  CpuIsa isa) {
+  if (gradients.query_BHSD.is_cuda()) {
+    return cuda_kernels()->rotate_heads_gradient(gradients, rope_SP2);
+  }
   const Heads query(gradients.query_BHSD.transpose(1, 2)), key(gradients.key_BKSD.transpose(1, 2));
   const Heads value(gradients.value_BKSD.transpose(1, 2));
   TORCH_INTERNAL_ASSERT(is_rotary_input(query.tensor, rope_SP2) &&

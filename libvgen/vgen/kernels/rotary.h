@@ -1,6 +1,6 @@
 #pragma once
-// Rotary positions of attention heads (arXiv:2104.09864) in one pass, on the CPU. No autograd here:
-// nn/rotary.h has it. All functions may be called from several threads.
+// Rotary positions of attention heads (arXiv:2104.09864) in one pass. No autograd here: nn/rotary.h
+// has it. All functions may be called from several threads.
 // B batch, S positions, D head dim, P = D / 2 pairs; G heads of a position: H of queries, then K of
 // keys, then K of values.
 
@@ -10,7 +10,8 @@
 
 namespace vgen::kernels {
 
-/// Whether the heads are float32 or bfloat16 on the CPU, D even, and the table float32 (S, P, 2).
+/// Whether D is even, the table float32 (S, P, 2), and the heads are float32 or bfloat16 on the CPU
+/// or any of is_cuda_input() (detail/cuda_kernels.h) on CUDA.
 bool is_rotary_input(const at::Tensor& heads_BSGD, const at::Tensor& rope_SP2);
 
 /// A copy whose first `num_turned` heads are turned: channels (2p, 2p + 1) by (cos, sin) = rope[s,

@@ -1,5 +1,5 @@
 #pragma once
-// silu(a) b (arXiv:2002.05202) and its gradients in one pass each, on the CPU. No autograd here:
+// silu(a) b (arXiv:2002.05202) and its gradients in one pass each. No autograd here:
 // nn/swiglu.h has it. All functions may be called from several threads.
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +8,8 @@
 
 namespace vgen::kernels {
 
-/// Whether both are on the CPU, of one shape, both float32 or both bfloat16.
+/// Whether both are of one shape, dtype and device: float32 or bfloat16 on the CPU, any of
+/// is_cuda_input() (detail/cuda_kernels.h) on CUDA.
 bool is_swiglu_input(const at::Tensor& a, const at::Tensor& b);
 
 /// Shape and dtype of a and b; in float32, rounded once.

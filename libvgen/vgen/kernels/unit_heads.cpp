@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 
+#include "vgen/kernels/detail/cuda_kernels.h"
 #include "vgen/kernels/detail/row_kernels.h"
 #include "vgen/kernels/detail/tensor_elements.h"
 
@@ -16,12 +18,16 @@ constexpr int64_t kRowChunk = 16;  ///< positions whose gradients to the scales 
 }  // namespace
 
 bool is_unit_heads_input(const at::Tensor& qkv_BL3HD) {
-  return has_elements(qkv_BL3HD) && qkv_BL3HD.dim() == 5 && qkv_BL3HD.size(2) == 3 &&
-         qkv_BL3HD.numel() > 0;
+  if (qkv_BL3HD.dim() != 5 || qkv_BL3HD.size(2) != 3) return false;
+  if (!qkv_BL3HD.is_cuda()) return has_elements(qkv_BL3HD) && qkv_BL3HD.numel() > 0;
+  const int64_t heads = qkv_BL3HD.size(3), head_dim = qkv_BL3HD.size(4);
+  return is_cuda_input(qkv_BL3HD, kMaxCudaHeadDim) && std::has_single_bit<uint64_t>(head_dim) &&
+         heads * head_dim <= kMaxCudaColumns;
 }
 
 UnitHeadsResult unit_heads(const at::Tensor& qkv_BL3HD, const at::Tensor& scale_H, CpuIsa isa) {
   TORCH_INTERNAL_ASSERT(is_unit_heads_input(qkv_BL3HD));
+  if (qkv_BL3HD.is_cuda()) return cuda_kernels()->unit_heads(qkv_BL3HD, scale_H);
   const at::Tensor in = qkv_BL3HD.contiguous(), scale = scale_H.to(at::kFloat).contiguous();
   const int64_t rows = in.size(0) * in.size(1), heads = in.size(3), head_dim = in.size(4);
   TORCH_INTERNAL_ASSERT(scale.numel() == heads);
@@ -50,6 +56,10 @@ UnitHeadsGradients unit_heads_gradient(const at::Tensor& qkv_BL3HD, const at::Te
                                        const at::Tensor& rnorm_N2H, const at::Tensor& dquery_BLHD,
                                        const at::Tensor& dkey_BLHD, const at::Tensor& dvalue_BLHD,
                                        CpuIsa isa) {
+  if (qkv_BL3HD.is_cuda()) {
+    return cuda_kernels()->unit_heads_gradient(qkv_BL3HD, scale_H, rnorm_N2H, dquery_BLHD,
+                                               dkey_BLHD, dvalue_BLHD);
+  }
   const at::Tensor in = qkv_BL3HD.contiguous(), scale = scale_H.to(at::kFloat).contiguous();
   const at::Tensor dquery = dquery_BLHD.contiguous(), dkey = dkey_BLHD.contiguous();
   const at::Tensor dvalue = dvalue_BLHD.contiguous();

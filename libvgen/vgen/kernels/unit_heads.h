@@ -1,6 +1,6 @@
 #pragma once
 // Queries and keys of unit length out of a joint projection (VAR's basic_var.py: SelfAttention with
-// attn_l2_norm), and the gradients, in one pass each, on the CPU. H heads of D. No autograd here:
+// attn_l2_norm), and the gradients, in one pass each. H heads of D. No autograd here:
 // nn/unit_heads.h has it. Results do not depend on the number of threads. All functions may be
 // called from several threads.
 
@@ -10,7 +10,8 @@
 
 namespace vgen::kernels {
 
-/// Whether it is on the CPU, (B, L, 3, H, D) with something in it, float32 or bfloat16.
+/// Whether it is (B, L, 3, H, D) with something in it: float32 or bfloat16 on the CPU; any of
+/// is_cuda_input() (detail/cuda_kernels.h) with D a power of two from 8 to 256 on CUDA.
 bool is_unit_heads_input(const at::Tensor& qkv_BL3HD);
 
 struct UnitHeadsResult {

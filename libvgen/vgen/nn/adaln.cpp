@@ -11,19 +11,23 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool is_narrow_or_float(c10::ScalarType dtype) {
-  return dtype == torch::kFloat32 || dtype == torch::kBFloat16;
+/// Whether there is a pass to and from that dtype.
+bool has_dtype(c10::Device device, c10::ScalarType dtype) {
+  return dtype == torch::kFloat32 || dtype == torch::kBFloat16 ||
+         (dtype == torch::kFloat16 && device.is_cuda());
 }
 
 /// Whether one pass serves: factors of every sample of x.
 bool has_pass(const torch::Tensor& x_BLC, const torch::Tensor& factor_B1C) {
-  return kernels::is_adaln_input(x_BLC) && factor_B1C.is_cpu() && factor_B1C.dim() == 3 &&
-         factor_B1C.size(0) == x_BLC.size(0) && factor_B1C.size(1) == 1 &&
-         factor_B1C.size(2) == x_BLC.size(2) && is_narrow_or_float(factor_B1C.scalar_type());
+  return kernels::is_adaln_input(x_BLC) && factor_B1C.device() == x_BLC.device() &&
+         factor_B1C.dim() == 3 && factor_B1C.size(0) == x_BLC.size(0) && factor_B1C.size(1) == 1 &&
+         factor_B1C.size(2) == x_BLC.size(2) && has_dtype(x_BLC.device(), factor_B1C.scalar_type());
 }
 
-torch::Tensor floats(const torch::Tensor& factor_B1C) {
-  return factor_B1C.squeeze(1).to(torch::kFloat32).contiguous();
+/// (B, C), as kernels/adaln.h wants them.
+torch::Tensor factors(const torch::Tensor& factor_B1C) {
+  const auto factor_BC = factor_B1C.squeeze(1);
+  return factor_BC.is_cuda() ? factor_BC : factor_BC.to(torch::kFloat32).contiguous();
 }
 
 torch::Tensor like(const torch::Tensor& gradient_BC, const torch::Tensor& factor_B1C) {
@@ -35,7 +39,7 @@ class ModulatedNormFunction : public torch::autograd::Function<ModulatedNormFunc
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_BLC,
                                const torch::Tensor& scale_B1C, const torch::Tensor& shift_B1C,
                                double eps, int64_t dtype) {
-    const auto result = kernels::modulated_norm(x_BLC, floats(scale_B1C), floats(shift_B1C), eps,
+    const auto result = kernels::modulated_norm(x_BLC, factors(scale_B1C), factors(shift_B1C), eps,
                                                 static_cast<c10::ScalarType>(dtype));
     context->save_for_backward({x_BLC, scale_B1C, result.mean_N, result.rstd_N});
     context->saved_data["shift_dtype"] = static_cast<int64_t>(shift_B1C.scalar_type());
@@ -46,7 +50,7 @@ class ModulatedNormFunction : public torch::autograd::Function<ModulatedNormFunc
     TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(),
                           "modulated_norm has no second derivative");
     const variable_list saved = context->get_saved_variables();
-    const auto result = kernels::modulated_norm_gradient(saved[0], floats(saved[1]), saved[2],
+    const auto result = kernels::modulated_norm_gradient(saved[0], factors(saved[1]), saved[2],
                                                          saved[3], gradients[0]);
     const auto shift_dtype =
         static_cast<c10::ScalarType>(context->saved_data["shift_dtype"].toInt());
@@ -63,13 +67,13 @@ class GatedSumFunction : public torch::autograd::Function<GatedSumFunction> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x_BLC,
                                const torch::Tensor& branch_BLC, const torch::Tensor& gate_B1C) {
     context->save_for_backward({branch_BLC, gate_B1C});
-    return kernels::gated_sum(x_BLC, branch_BLC, floats(gate_B1C));
+    return kernels::gated_sum(x_BLC, branch_BLC, factors(gate_B1C));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "gated_sum has no second derivative");
     const variable_list saved = context->get_saved_variables();
-    const auto result = kernels::gated_sum_gradient(saved[0], floats(saved[1]), gradients[0]);
+    const auto result = kernels::gated_sum_gradient(saved[0], factors(saved[1]), gradients[0]);
     return {gradients[0], result.branch_BLC, like(result.gate_BC, saved[1])};
   }
 };
@@ -79,7 +83,8 @@ class GatedSumFunction : public torch::autograd::Function<GatedSumFunction> {
 at::Tensor modulated_norm(const at::Tensor& x_BLC, const at::Tensor& scale_B1C,
                           const at::Tensor& shift_B1C, double eps) {
   const c10::ScalarType dtype = autocast_dtype(x_BLC.device(), x_BLC.scalar_type());
-  if (has_pass(x_BLC, scale_B1C) && has_pass(x_BLC, shift_B1C) && is_narrow_or_float(dtype)) {
+  if (has_pass(x_BLC, scale_B1C) && has_pass(x_BLC, shift_B1C) &&
+      has_dtype(x_BLC.device(), dtype)) {
     return ModulatedNormFunction::apply(x_BLC, scale_B1C, shift_B1C, eps,
                                         static_cast<int64_t>(dtype));
   }

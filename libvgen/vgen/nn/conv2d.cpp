@@ -242,6 +242,32 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
   }
 };
 
+/// y + bias + residual in the place of y; bias and residual may be absent.
+class AddToChannelsFunction : public torch::autograd::Function<AddToChannelsFunction> {
+ public:
+  using Optional = std::optional<torch::Tensor>;
+
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& y_BOHW,
+                               const torch::Tensor& bias_O, const Optional& residual_BOHW) {
+    kernels::add_to_channels(y_BOHW, bias_O, residual_BOHW.value_or(torch::Tensor()));
+    context->mark_dirty({y_BOHW});
+    context->saved_data["bias_dtype"] = static_cast<int64_t>(bias_O.scalar_type());
+    context->saved_data["has_residual"] = residual_BOHW.has_value();
+    return y_BOHW;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const torch::Tensor gradient_BOHW = gradients[0].contiguous(kLast);
+    torch::Tensor bias_O;
+    if (context->needs_input_grad(1)) {
+      const auto dtype = static_cast<c10::ScalarType>(context->saved_data["bias_dtype"].toInt());
+      bias_O = kernels::channel_sums(gradient_BOHW).to(dtype);
+    }
+    const bool has_residual = context->saved_data["has_residual"].toBool();
+    return {gradient_BOHW, bias_O, has_residual ? gradient_BOHW : torch::Tensor()};
+  }
+};
+
 }  // namespace
 
 Conv2dOptions conv3x3(int64_t in_channels, int64_t out_channels) {
@@ -315,14 +341,18 @@ torch::Tensor Conv2dImpl::forward_with(const torch::Tensor& x_BCHW, const Conv2d
 
 torch::Tensor Conv2dImpl::forward_composed(const torch::Tensor& x_BCHW,
                                            const Conv2dExtras& extras) {
-  torch::Tensor input_BCHW =
-      extras.norm_silu == nullptr ? x_BCHW : extras.norm_silu->forward_silu(x_BCHW);
+  const auto dtype = x_BCHW.scalar_type();
+  const bool is_last = x_BCHW.is_cuda() && at::elementSize(dtype) == 2;
+  torch::Tensor input_BCHW = is_last ? x_BCHW.contiguous(kLast) : x_BCHW;
+  if (extras.norm_silu != nullptr) input_BCHW = extras.norm_silu->forward_silu(input_BCHW);
   if (extras.is_upsampled) {
     input_BCHW = at::upsample_nearest2d(input_BCHW, {2 * x_BCHW.size(2), 2 * x_BCHW.size(3)});
   }
   if (options_.is_padded_at_end) input_BCHW = at::constant_pad_nd(input_BCHW, {0, 1, 0, 1});
-  const auto dtype = x_BCHW.scalar_type();
-  const auto cast = [dtype](const torch::Tensor& w) { return w.to(dtype); };
+  const auto cast = [&](const torch::Tensor& w) {
+    return is_last ? w.to(w.device(), dtype, /*non_blocking=*/false, /*copy=*/false, kLast)
+                   : w.to(dtype);
+  };
   const auto cast_once = [&](const torch::Tensor& w) {
     const torch::Tensor narrow = cast(w);
     if (on_weight_kept_) on_weight_kept_(w);
@@ -331,11 +361,23 @@ torch::Tensor Conv2dImpl::forward_composed(const torch::Tensor& x_BCHW,
   const torch::Tensor cast_weight = is_weight_kept() && dtype != weight.scalar_type()
                                         ? cache_->get(weight, kCastSlot, cast_once)
                                         : cast(weight);
-  const torch::Tensor y_BOHW =
-      at::conv2d(input_BCHW, cast_weight.scalar_type() == dtype ? cast_weight : cast(weight),
-                 bias.defined() ? bias.to(dtype) : bias, options_.stride,
-                 options_.is_padded_at_end ? 0 : options_.padding);
-  return extras.residual_BOHW.defined() ? y_BOHW + extras.residual_BOHW : y_BOHW;
+  const auto convolved = [&](const torch::Tensor& bias_O) {
+    return at::conv2d(input_BCHW, cast_weight.scalar_type() == dtype ? cast_weight : cast(weight),
+                      bias_O, options_.stride, options_.is_padded_at_end ? 0 : options_.padding);
+  };
+  const torch::Tensor& residual_BOHW = extras.residual_BOHW;
+  if (is_last && bias.defined()) {
+    const torch::Tensor y_BOHW = convolved({});
+    if (kernels::is_group_norm_input(y_BOHW)) {
+      std::optional<torch::Tensor> residual;
+      if (residual_BOHW.defined()) residual = residual_BOHW.to(dtype).contiguous(kLast);
+      return AddToChannelsFunction::apply(y_BOHW, bias, residual);
+    }
+    const torch::Tensor sum_BOHW = y_BOHW + bias.to(dtype).view({-1, 1, 1});
+    return residual_BOHW.defined() ? sum_BOHW + residual_BOHW : sum_BOHW;
+  }
+  const torch::Tensor y_BOHW = convolved(bias.defined() ? bias.to(dtype) : bias);
+  return residual_BOHW.defined() ? y_BOHW + residual_BOHW : y_BOHW;
 }
 
 }  // namespace vgen::nn

@@ -46,6 +46,7 @@ using WeightHook = std::function<void(const torch::Tensor& weight)>;
 /// is done in the dtype of the input, so a model runs in bf16 when its input is bf16.
 /// Initialisation as PyTorch's: both uniform within 1 / sqrt(C K K).
 ///
+/// On CUDA narrow inputs are computed channels-last, which is what the tensor cores' kernels take.
 /// On the CPU: 3x3 convolutions of float32 go through kernels/winograd.h where there are enough
 /// pixels, and bf16 ones too on a processor without AMX; every other one through oneDNN. bf16 on a
 /// processor without bf16 instructions is computed in float32 and rounded.
@@ -56,7 +57,7 @@ class Conv2dImpl : public torch::nn::Module {
  public:
   explicit Conv2dImpl(const Conv2dOptions& options);
   /// x_BCHW: any dtype and memory format; channels-last stays channels-last, and on the CPU the
-  /// result always is. Differentiable.
+  /// result always is, on CUDA that of narrow inputs. Differentiable.
   torch::Tensor forward(const torch::Tensor& x_BCHW) { return forward_with(x_BCHW, {}); }
   torch::Tensor forward_with(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
 

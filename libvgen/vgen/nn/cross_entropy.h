@@ -8,9 +8,9 @@ namespace vgen::nn {
 /// Cross entropy of each row, nats: float32, the shape of `target`.
 /// logits: (..., V), floating, of any precision; computed in float32. target: int64 (...), each in
 /// [0, V). label_smoothing: share of the target that is spread over all classes.
-/// On the CPU float32 and bfloat16 logits are read once forward and once backward, and the gradient
-/// has their dtype; there is no second derivative then, and a target that is no class is an
-/// Error(kInvalidArgument).
+/// Inputs of kernels/cross_entropy.h are read once forward and once backward, and the gradient has
+/// their dtype; there is no second derivative then, and a target that is no class is an
+/// Error(kInvalidArgument) on the CPU, a loss of NaN on CUDA.
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& target,
                          double label_smoothing = 0);
 

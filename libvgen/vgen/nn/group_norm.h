@@ -11,9 +11,9 @@ class GroupNormImpl : public torch::nn::Module {
  public:
   explicit GroupNormImpl(int64_t channels, int64_t groups = 32, double eps = 1e-6);
   /// Statistics in float32, the result in the dtype and memory format of x_BCHW. On CUDA weights
-  /// are rounded to that dtype.
+  /// are rounded to that dtype where x is not channels-last.
   torch::Tensor forward(const torch::Tensor& x_BCHW);
-  /// silu(forward(x)) in one pass, rounded once (channels-last on the CPU; else two operators).
+  /// silu(forward(x)) in one pass, rounded once (channels-last; else two operators).
   torch::Tensor forward_silu(const torch::Tensor& x_BCHW);
 
   int64_t groups() const { return groups_; }

@@ -3,6 +3,8 @@
 #include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
+#include "vgen/kernels/columns.h"
+
 namespace vgen::nn {
 namespace {
 
@@ -68,6 +70,68 @@ class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
   }
 };
 
+/// The dtype of a product that autocast narrows on CUDA and that will be differentiated; none
+/// elsewhere.
+std::optional<c10::ScalarType> narrowing_dtype(const at::Tensor& x, const at::Tensor& weight) {
+  if (!x.is_cuda() || !at::autocast::is_autocast_enabled(c10::kCUDA)) return std::nullopt;
+  const bool is_differentiated =
+      torch::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
+  const auto dtype = at::autocast::get_autocast_dtype(c10::kCUDA);
+  return is_differentiated && at::elementSize(dtype) == 2 ? std::optional(dtype) : std::nullopt;
+}
+
+at::Tensor sum_of_rows(const at::Tensor& x_MN) {
+  return kernels::is_column_sums_input(x_MN) ? kernels::column_sums(x_MN)
+                                             : x_MN.sum(0, /*keepdim=*/false, c10::kFloat);
+}
+
+class NarrowedLinear : public torch::autograd::Function<NarrowedLinear> {
+ public:
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
+                               const torch::Tensor& weight,
+                               const std::optional<torch::Tensor>& bias, int64_t narrow_dtype) {
+    const NoAutocast guard(c10::DispatchKey::AutocastCUDA);
+    const auto dtype = static_cast<c10::ScalarType>(narrow_dtype);
+    const at::Tensor x_MK = x.to(dtype).reshape({-1, x.size(-1)}), weight_NK = weight.to(dtype);
+    context->save_for_backward({x_MK, weight_NK});
+    context->saved_data["sizes"] = x.sizes().vec();
+    context->saved_data["x_dtype"] = static_cast<int64_t>(x.scalar_type());
+    context->saved_data["weight_dtype"] = static_cast<int64_t>(weight.scalar_type());
+    if (bias) context->saved_data["bias_dtype"] = static_cast<int64_t>(bias->scalar_type());
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes.back() = weight.size(0);
+    return (bias ? at::addmm(bias->to(dtype), x_MK, weight_NK.t()) : x_MK.mm(weight_NK.t()))
+        .view(sizes);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "linear has no second derivative");
+    const variable_list saved = context->get_saved_variables();
+    const torch::Tensor &x_MK = saved[0], &weight_NK = saved[1];
+    const auto dtype_of = [&](const char* name) {
+      return static_cast<c10::ScalarType>(context->saved_data[name].toInt());
+    };
+    const torch::Tensor dy_MN =
+        gradients[0].to(x_MK.scalar_type()).reshape({-1, weight_NK.size(0)});
+    variable_list result(4);
+    if (context->needs_input_grad(0)) {
+      result[0] = dy_MN.mm(weight_NK)
+                      .to(dtype_of("x_dtype"))
+                      .view(context->saved_data["sizes"].toIntVector());
+    }
+    if (context->needs_input_grad(1)) {
+      result[1] = dtype_of("weight_dtype") == c10::kFloat
+                      ? at::mm(dy_MN.t(), x_MK, c10::kFloat)
+                      : dy_MN.t().mm(x_MK).to(dtype_of("weight_dtype"));
+    }
+    const auto bias = context->saved_data.find("bias_dtype");
+    if (bias != context->saved_data.end() && context->needs_input_grad(2)) {
+      result[2] = sum_of_rows(dy_MN).to(dtype_of("bias_dtype"));
+    }
+    return result;
+  }
+};
+
 at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                   const AttentionOptions& options) {
   return at::scaled_dot_product_attention(
@@ -113,6 +177,10 @@ class WidenedAttention : public torch::autograd::Function<WidenedAttention> {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (const auto dtype = narrowing_dtype(x, weight)) {
+    return NarrowedLinear::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt,
+                                 static_cast<int64_t>(*dtype));
+  }
   const auto dtype = lacking_dtype(x, weight);
   if (!dtype) return at::linear(x, weight, bias);
   const at::Tensor added = bias.defined() ? bias : at::empty({0}, x.options());

@@ -1,8 +1,14 @@
 #pragma once
-// Matrix products in the dtypes that a processor lacks: on a CPU without vectors of bfloat16 or
-// float16 LibTorch multiplies them in plain loops, tens of times slower than float32. Here such
-// products are made in float32 and rounded once, and what is kept for the backward pass stays
-// narrow; there is no second derivative then. Everywhere else these are LibTorch's operators.
+// Matrix products in narrow dtypes.
+//
+// Those that a processor lacks: on a CPU without vectors of bfloat16 or float16 LibTorch multiplies
+// them in plain loops, tens of times slower than float32. Here such products are made in float32
+// and rounded once, and what is kept for the backward pass stays narrow.
+//
+// Those of autocast on CUDA that have gradients: one operator instead of six, whose gradient to a
+// float32 weight leaves the product in float32, without being rounded in between.
+//
+// There is no second derivative in both. Everywhere else these are LibTorch's operators.
 
 #include <ATen/core/Tensor.h>
 

@@ -8,8 +8,9 @@ namespace vgen::nn {
 
 /// cast(x / sqrt(mean(x^2) + eps)) * weight, the mean over the last axis in float32.
 /// quirk: the cast to the dtype of x comes before the multiplication by the weight.
-/// x: (..., dim), floating; weight: (dim). The dtype of the result is that of x times the weight.
-/// On the CPU float32 and bfloat16 take one pass, and there is no second derivative then.
+/// x: (..., dim), floating; weight: (dim). In the dtype that a matrix product of the result takes:
+/// autocast's, else that of x times the weight. Inputs of kernels/rms_norm.h take one pass each
+/// way, and there is no second derivative then.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 /// The same with a weight of its own.

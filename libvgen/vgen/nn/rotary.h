@@ -26,8 +26,8 @@ struct AttentionHeads {
 };
 /// The heads of a fused product: H of queries, K of keys, K of values, each of D channels,
 /// F = (H + 2 K) D. Queries and keys are turned as by apply_rotary. The dtype is that of qkv_BSF,
-/// the layout that of (B, S, heads, D), which attention keeps in its result. On the CPU float32 and
-/// bfloat16 take one pass, also backward, and there is no second derivative then.
+/// the layout that of (B, S, heads, D), which attention keeps in its result. Inputs of
+/// kernels/rotary.h take one pass, also backward, and there is no second derivative then.
 AttentionHeads rotary_heads(const at::Tensor& qkv_BSF, const at::Tensor& rope_SP2, int64_t n_head,
                             int64_t n_kv_head);
 

@@ -5,9 +5,9 @@
 
 namespace vgen::nn {
 
-/// silu(a) b. Floating, of one shape and dtype, which are the result's. On the CPU float32 and
-/// bfloat16 are computed in one pass, in float32, and only a and b are kept for the backward pass;
-/// there is no second derivative then.
+/// silu(a) b. Floating, of one shape and dtype, which are the result's. Inputs of
+/// kernels/swiglu.h are computed in one pass, in float32, and only a and b are kept for the
+/// backward pass; there is no second derivative then.
 at::Tensor swiglu(const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace vgen::nn

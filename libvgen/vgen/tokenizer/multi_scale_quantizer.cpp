@@ -145,10 +145,26 @@ torch::Tensor MultiScaleQuantizerImpl::vectors(const torch::Tensor& index_N, int
 torch::Tensor MultiScaleQuantizerImpl::apply_phi(int64_t phi, const torch::Tensor& h_BZpp,
                                                  int64_t side) {
   torch::Tensor h_BZhw = h_BZpp;
-  if (h_BZpp.size(2) != side) {
-    h_BZhw = at::upsample_bicubic2d(h_BZpp, {side, side}, /*align_corners=*/false);
-  }
+  if (h_BZpp.size(2) != side) h_BZhw = enlarged(h_BZpp, side);
   return phi_.empty() ? h_BZhw : phi_[static_cast<size_t>(phi)](h_BZhw);
+}
+
+torch::Tensor MultiScaleQuantizerImpl::enlarged(const torch::Tensor& h_BZpp, int64_t side) {
+  if (!h_BZpp.is_cuda())
+    return at::upsample_bicubic2d(h_BZpp, {side, side}, /*align_corners=*/false);
+  const int64_t p = h_BZpp.size(2);
+  torch::Tensor& weight_SP = enlarging_[p];
+  if (!weight_SP.defined() || weight_SP.device() != h_BZpp.device() || weight_SP.size(0) != side) {
+    // A column of p cells, one of them 1, for each cell.
+    const auto cells = torch::eye(p, torch::kFloat64).view({1, p, p, 1});
+    weight_SP = at::upsample_bicubic2d(cells, {side, 1}, /*align_corners=*/false)
+                    .view({p, side})
+                    .t()
+                    .to(h_BZpp.device());
+  }
+  // float64: neither TF32 nor autocast rounds it.
+  return weight_SP.matmul(h_BZpp.to(torch::kFloat64).matmul(weight_SP.t()))
+      .to(h_BZpp.scalar_type());
 }
 
 torch::Tensor MultiScaleQuantizerImpl::contribution(int64_t scale, const torch::Tensor& h_BZpp) {

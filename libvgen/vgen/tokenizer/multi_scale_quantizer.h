@@ -11,6 +11,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "vgen/nn/batch_ranks.h"
@@ -131,6 +132,9 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
   void register_phi();
   int64_t num_phi() const;
   torch::Tensor apply_phi(int64_t phi, const torch::Tensor& h_BZpp, int64_t side);
+  /// Bicubic. On CUDA by two matrix products: LibTorch's kernel there has a thread for each pixel,
+  /// which goes through all images and channels.
+  torch::Tensor enlarged(const torch::Tensor& h_BZpp, int64_t side);
   torch::Tensor vectors(const torch::Tensor& index_N, int64_t batch, int64_t p) const;
   void check_latent(const torch::Tensor& f_BZhw, int64_t side) const;
   void check_count(const torch::Tensor& index_BL) const;
@@ -141,8 +145,9 @@ class MultiScaleQuantizerImpl : public torch::nn::Module {
   nn::BatchRanks* ranks_ = nullptr;
   int64_t hits_recorded_ = 0;
   torch::nn::Embedding embedding_{nullptr};
-  std::vector<Phi> phi_;               ///< empty when quant_resi is 0
-  std::vector<int64_t> phi_of_scale_;  ///< of the own schedule
+  std::vector<Phi> phi_;                        ///< empty when quant_resi is 0
+  std::vector<int64_t> phi_of_scale_;           ///< of the own schedule
+  std::map<int64_t, torch::Tensor> enlarging_;  ///< by p: float64 (side, p), on CUDA
   torch::Tensor ema_vocab_hit_KV_;
 };
 TORCH_MODULE(MultiScaleQuantizer);

@@ -21,6 +21,8 @@ struct QueryGroup {
   torch::Tensor mask_11QM = {};  ///< floating, added: 0 or -inf; undefined = every key is seen
 };
 
+constexpr int64_t kMaskedTokens = 256;
+
 /// A scale sees itself and those before it. This is cut along the queries: the queries of one scale
 /// see all of their keys and need no mask, but small scales are not worth an operator of their own.
 /// So neighbours with up to `max_masked_tokens` queries together share one, with a mask between
@@ -30,7 +32,7 @@ struct QueryGroup {
 /// Scales 0 to last_scale; masks in the dtype and on the device of `options`.
 std::vector<QueryGroup> query_groups(const VarConfig& config, int64_t last_scale,
                                      const torch::TensorOptions& options,
-                                     int64_t max_masked_tokens = 256);
+                                     int64_t max_masked_tokens = kMaskedTokens);
 
 class AttentionImpl : public torch::nn::Module {
  public:

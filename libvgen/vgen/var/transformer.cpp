@@ -170,7 +170,11 @@ const std::vector<QueryGroup>& VarTransformerImpl::groups(int64_t last_scale,
                        groups_options_.device_opt() == options.device_opt() &&
                        groups_options_.dtype_opt() == options.dtype_opt();
   if (!is_same) {
-    groups_ = query_groups(config_, last_scale, options);
+    // Of narrow numbers CUDA has a fast kernel for all of it under one mask; elsewhere that loses
+    // more in what the mask hides than it saves (`vgen bench var-attention`).
+    const bool is_masked_whole = options.device().is_cuda() && options.dtype() != torch::kFloat32;
+    groups_ = query_groups(config_, last_scale, options,
+                           is_masked_whole ? config_.num_tokens() : kMaskedTokens);
     groups_scale_ = last_scale;
     groups_options_ = options;
   }

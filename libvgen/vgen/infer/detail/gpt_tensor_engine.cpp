@@ -9,8 +9,10 @@
 #include "vgen/core/random.h"
 #include "vgen/infer/detail/slots.h"
 #include "vgen/infer/detail/step_graphs.h"
+#include "vgen/kernels/cached_attention.h"
 #include "vgen/nn/rms_norm.h"
 #include "vgen/nn/rotary.h"
+#include "vgen/nn/swiglu.h"
 #include "vgen/tensor/device.h"
 
 namespace vgen::infer {
@@ -25,8 +27,9 @@ struct Layer {
   at::Tensor key_RKLD, value_RKLD;      // the cache
 };
 
-// Steps run on the slots 0..R-1 for a few values of R, and read as many positions as one of a few
-// lengths: so there are few graphs, and a short sequence does not read the whole cache.
+// Steps run on the slots 0..R-1 for a few values of R, and, where attention is not one pass, read
+// as many positions as one of a few lengths: so there are few graphs, and a short sequence does not
+// read the whole cache.
 constexpr int64_t kLengthStep = 64;
 
 int64_t round_up_rows(int64_t rows, int64_t num_slots) {
@@ -69,9 +72,10 @@ at::Tensor filtered(const at::Tensor& logits_BV, const at::Tensor& top_k_B1,
 
 // Where the rows of a step are, the same for all layers.
 struct Places {
-  at::Tensor slot_R, position_R;
-  at::Tensor rope_RP2;   // of each row's position
-  at::Tensor mask_R1GL;  // true = attended to
+  at::Tensor slot_R, position_R, first_R;
+  // Where attention is not one pass:
+  at::Tensor rope_RP2 = {};   // of each row's position
+  at::Tensor mask_R1GL = {};  // true = attended to
 };
 
 class GptTensorEngine : public GptEngine {
@@ -110,7 +114,8 @@ class GptTensorEngine : public GptEngine {
   at::Tensor table_, norm_, output_;       // table_: tokens, then classes
   at::Tensor uncond_caption_, fc1_, fc2_;  // t2i
   at::Tensor rope_LP2_;
-  int64_t length_ = 0;  // positions of a slot; one more row of the cache takes idle writes
+  int64_t length_ = 0;         // positions of a slot; one more row of the cache takes idle writes
+  bool has_one_pass_ = false;  // attention is kernels::cached_attention
   int64_t weight_bytes_ = 0;
   Slots slots_;
   std::unique_ptr<StepGraphs> graphs_;
@@ -150,6 +155,7 @@ GptTensorEngine::GptTensorEngine(GptWeights weights, const GptEngineOptions& opt
                                                       config_.rope_base, config_.cls_token_num),
                                   {0, 0, 0, 0, 0, 1})
                   .to(device_);
+  has_one_pass_ = kernels::has_cached_attention(layers_.front().key_RKLD);
   const auto on_device = at::TensorOptions(device_);
   row_slot_.reserve(options.num_slots);
   row_id_.reserve(options.num_slots);
@@ -196,15 +202,25 @@ at::Tensor GptTensorEngine::normalised(const at::Tensor& x, const at::Tensor& we
 
 at::Tensor GptTensorEngine::feed_forward(const Layer& layer, const at::Tensor& x) const {
   const auto halves = at::linear(normalised(x, layer.ffn_norm), layer.w13).chunk(2, -1);
-  return at::linear(at::silu(halves[0]) * halves[1], layer.w2);
+  return at::linear(nn::swiglu(halves[0], halves[1]), layer.w2);
 }
 
 // Attention of one new position per row over the positions of the mask.
 at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, const Places& places) {
+  const at::Tensor qkv_RF = at::linear(normalised(x_RC, layer.attention_norm), layer.wqkv);
+  if (has_one_pass_) {
+    return at::linear(kernels::cached_attention({.qkv_RF = qkv_RF,
+                                                 .rope_LP2 = rope_LP2_,
+                                                 .slot_R = places.slot_R,
+                                                 .position_R = places.position_R,
+                                                 .first_R = places.first_R,
+                                                 .key_SKLD = layer.key_RKLD,
+                                                 .value_SKLD = layer.value_RKLD}),
+                      layer.wo);
+  }
   const int64_t R = x_RC.size(0), H = config_.n_head, K = config_.num_kv_heads();
   const int64_t length = places.mask_R1GL.size(3);
-  const auto heads = at::linear(normalised(x_RC, layer.attention_norm), layer.wqkv)
-                         .view({R, H + 2 * K, config_.head_dim()});
+  const auto heads = qkv_RF.view({R, H + 2 * K, config_.head_dim()});
   // Rows take the place of positions: each turns by its own angle.
   const at::Tensor turned =
       nn::apply_rotary(heads.slice(1, 0, H + K).unsqueeze(0), places.rope_RP2).squeeze(0);
@@ -221,16 +237,18 @@ at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, const P
 // One position of the slots 0..num_rows-1; the first `length` positions of the cache are read.
 void GptTensorEngine::step(int64_t num_rows, int64_t length) {
   const auto input = [&](int64_t field) { return input_3R_.device[field].slice(0, 0, num_rows); };
-  const at::Tensor position_R = input(1), first_R = at::minimum(input(2), position_R);
-  const at::Tensor at_L = at::arange(length, position_R.options());
-  const at::Tensor is_read_RL =
-      (at_L <= position_R.unsqueeze(1)).logical_and(at_L >= first_R.unsqueeze(1));
-  const Places places{
-      .slot_R = slot_R_.slice(0, 0, num_rows),
-      .position_R = position_R,
-      .rope_RP2 = rope_LP2_.index_select(0, position_R),
-      .mask_R1GL = is_read_RL.view({num_rows, 1, 1, length})
-                       .expand({num_rows, 1, config_.n_head / config_.num_kv_heads(), length})};
+  Places places{
+      .slot_R = slot_R_.slice(0, 0, num_rows), .position_R = input(1), .first_R = input(2)};
+  if (!has_one_pass_) {
+    const at::Tensor& position_R = places.position_R;
+    const at::Tensor first_R = at::minimum(places.first_R, position_R);
+    const at::Tensor at_L = at::arange(length, position_R.options());
+    const at::Tensor is_read_RL =
+        (at_L <= position_R.unsqueeze(1)).logical_and(at_L >= first_R.unsqueeze(1));
+    places.rope_RP2 = rope_LP2_.index_select(0, position_R);
+    places.mask_R1GL = is_read_RL.view({num_rows, 1, 1, length})
+                           .expand({num_rows, 1, config_.n_head / config_.num_kv_heads(), length});
+  }
   at::Tensor x_RC = table_.index_select(0, input(0));
   for (Layer& layer : layers_) {
     x_RC = x_RC + attend(layer, x_RC, places);
@@ -257,7 +275,8 @@ void GptTensorEngine::feed() {
   }
   input_3R_.send();
   const int64_t rows = round_up_rows(last_slot + 1, slots_.size());
-  const int64_t length = std::min((longest + kLengthStep - 1) / kLengthStep * kLengthStep, length_);
+  const int64_t rounded = (longest + kLengthStep - 1) / kLengthStep * kLengthStep;
+  const int64_t length = has_one_pass_ ? length_ : std::min(rounded, length_);
   graphs_->run(rows * (length_ + 1) + length, [&] { step(rows, length); });
 }
 
