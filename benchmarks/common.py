@@ -12,6 +12,11 @@ def add_device(parser):
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
 
 
+def vgen_device(device):
+    """The same of vgen."""
+    return ["--device", device] + (["--allow-tf32"] if device == "cuda" else [])
+
+
 def prepare(device, threads):
     """Threads, and on CUDA the TF32 that the official scripts allow. Returns what waits for the device."""
     import torch

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 
-from common import KEEP_FREED_MEMORY, add_device, prepare
+from common import KEEP_FREED_MEMORY, add_device, prepare, vgen_device
 
 CASES = ["B:fp32:1", "B:bf16:1", "B:int8:1", "B:bf16:8", "L:bf16:1", "L:int8:1", "process"]
 NUM_TOKENS = 256
@@ -144,7 +144,7 @@ def run_vgen(args, size, precision, batch):
     command = [args.vgen, "bench", "gpt", "--checkpoint", f"{args.work}/gpt_{size}.pt",
                "--precision", precision, "--batch", str(batch), "--repeats", "1",
                "--threads", str(args.threads), "--cfg-scale", str(args.cfg_scale),
-               "--top-k", str(args.top_k), "--tokens", str(NUM_TOKENS), "--device", args.device,
+               "--top-k", str(args.top_k), "--tokens", str(NUM_TOKENS), *vgen_device(args.device),
                "--json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     row = report["rows"][0]
@@ -183,8 +183,10 @@ def print_case(name, official, ours):
     rates = ", ".join(f"{a['seconds']:.2f}" for a in ours)
     same = name.split(":")[1]
     own = f" | its {same} {median(official[same], 'seconds') / mine:.2f}x" if same in official else ""
-    print(f"{name:10} official {text} | vgen {mine:.2f} s ({rates}; "
-          f"{median(ours, 'bandwidth_share') * 100:.0f}% of memory bandwidth) | best "
+    share = "bandwidth_share"  # of the host's memory: not measured with --device cuda
+    if all(share in run for run in ours):
+        rates += f"; {median(ours, share) * 100:.0f}% of memory bandwidth"
+    print(f"{name:10} official {text} | vgen {mine:.2f} s ({rates}) | best "
           f"{theirs / mine:.2f}x{own} | peak MB official "
           f"{peaks}, vgen {median(ours, 'peak_mb'):.0f}", flush=True)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The image tokenizer: vgen against the official LlamaGen code, on the CPU, random weights.
+"""The image tokenizer: vgen against the official LlamaGen code, random weights.
 
 Usage: benchmarks/tokenizer.py --official PATH [--vgen build/release/apps/vgen] [--threads 2]
            [--cases encode:fp32:1 decode:bf16:8 train:bf16:2 ...] [--rounds 3] [--repeats 3]
-           [--timeout 900]
+           [--timeout 900] [--device cpu]
 
 PATH is a checkout of https://github.com/FoundationVision/LlamaGen; nothing of it is part of vgen.
 Each measurement is a process of its own, the two sides take turns, and the table has medians over
@@ -15,7 +15,8 @@ vgen maps it into memory, the official side reads it as its scripts do.
 
 What the official code needs to run on a CPU without downloads is done here from outside: its
 codebook_used becomes a plain buffer, torchvision's VGG16 is replaced by the same layers with random
-weights, and LPIPS loads no file. Only torch and numpy are needed.
+weights, and LPIPS loads no file. Only torch and numpy are needed. Peak memory is the host's, also
+with --device cuda.
 """
 import argparse
 import importlib.machinery
@@ -30,7 +31,7 @@ import tempfile
 import time
 import types
 
-from common import KEEP_FREED_MEMORY
+from common import KEEP_FREED_MEMORY, add_device, prepare, vgen_device
 
 CASES = ["encode:fp32:1", "encode:fp32:8", "decode:fp32:1", "decode:fp32:8", "encode:bf16:1",
          "encode:bf16:8", "decode:bf16:1", "decode:bf16:8", "train:fp32:2", "train:bf16:2"]
@@ -66,20 +67,20 @@ def stand_in_modules():
     module("tqdm", tqdm=lambda *a, **k: None)
 
 
-def official_step(model, side, batch, dtype):
+def official_step(model, side, batch, dtype, device):
     """One training step as the official loop: generator, then discriminator."""
     import torch
     from tokenizer.tokenizer_image import lpips, vq_loss
 
     lpips.LPIPS.load_from_pretrained = lambda self: None
-    loss = vq_loss.VQLoss(disc_start=0, disc_weight=0.5)
+    loss = vq_loss.VQLoss(disc_start=0, disc_weight=0.5).to(device)
     for module in (model, loss):
         module.train()
     options = {"lr": 1e-4, "betas": (0.9, 0.95)}
     generator = torch.optim.Adam(model.parameters(), **options)
     discriminator = torch.optim.Adam(loss.discriminator.parameters(), **options)
-    images = torch.rand(batch, 3, side, side) * 2 - 1
-    autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16")
+    images = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+    autocast = lambda: torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bf16")
 
     def step():
         generator.zero_grad()
@@ -109,7 +110,7 @@ def run_official(args):
     stand_in_modules()
     from tokenizer.tokenizer_image import vq_model
 
-    torch.set_num_threads(args.threads)
+    wait = prepare(args.device, args.threads)
     torch.manual_seed(0)
     register = vq_model.VectorQuantizer.register_buffer
     vq_model.VectorQuantizer.register_buffer = (
@@ -118,16 +119,17 @@ def run_official(args):
     if args.case == "weights":
         return torch.save({"model": model.state_dict()}, args.weights)
     model.load_state_dict(torch.load(args.weights, map_location="cpu")["model"])
+    model.to(args.device)
     mode, dtype, batch = args.case.split(":")
     batch, side = int(batch), args.image_size
     if mode == "train":
-        body = official_step(model, side, batch, dtype)
+        body = official_step(model, side, batch, dtype, args.device)
     else:
         model.eval()
         if dtype == "bf16":
             model.to(torch.bfloat16)
-        images = (torch.rand(batch, 3, side, side) * 2 - 1).to(next(model.parameters()).dtype)
-        codes = torch.randint(16384, (batch, (side // 16) ** 2))
+        images = (torch.rand(batch, 3, side, side) * 2 - 1).to(next(model.parameters()))
+        codes = torch.randint(16384, (batch, (side // 16) ** 2), device=args.device)
         shape = (batch, 8, side // 16, side // 16)
 
         def body():
@@ -138,6 +140,7 @@ def run_official(args):
     for i in range(args.repeats + 1):
         start = time.perf_counter()
         body()
+        wait()
         if i > 0:
             seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -162,10 +165,10 @@ def one_round(args, case):
     ours = measure([args.vgen, "bench", "tokenizer", "--json", "--mode", mode, "--precision", dtype,
                     "--batch", batch, "--train-batch", batch, "--threads", str(args.threads),
                     "--repeats", str(args.repeats), "--image-size", str(args.image_size),
-                    "--device", "cpu", "--weights", args.weights], {}, args.timeout)
+                    *vgen_device(args.device), "--weights", args.weights], {}, args.timeout)
     ours = json.loads(ours)["rows"][0]
     theirs = measure([sys.executable, __file__, "--official", args.official, "--case", case,
-                      "--weights", args.weights,
+                      "--weights", args.weights, "--device", args.device,
                       "--threads", str(args.threads), "--repeats", str(args.repeats),
                       "--image-size", str(args.image_size)],
                      {**KEEP_FREED_MEMORY, "OMP_NUM_THREADS": str(args.threads)}, args.timeout)
@@ -207,6 +210,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one process")
+    add_device(parser)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     args = parser.parse_args()

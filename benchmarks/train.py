@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 
-from common import KEEP_FREED_MEMORY, add_device, official_var_builder, prepare
+from common import KEEP_FREED_MEMORY, add_device, official_var_builder, prepare, vgen_device
 
 
 def official_gpt(path, size, batch, device):
@@ -104,13 +104,13 @@ def last_json(command, environment):
 def one_round(args, case):
     """(vgen, official), each (seconds, peak MB)."""
     name, size, precision, batch = case.split(":")
-    shared = ["--threads", str(args.threads), "--repeats", str(args.repeats), "--device",
-              args.device]
+    shared = ["--threads", str(args.threads), "--repeats", str(args.repeats)]
     ours = last_json([args.vgen, "bench", f"{name}-train", "--json", "--size", size, "--precision",
-                      precision, "--batch", batch, *shared], {})
+                      precision, "--batch", batch, *shared, *vgen_device(args.device)], {})
     ours = json.loads(ours)["rows"][0]
     theirs = last_json([sys.executable, __file__, "--llamagen", str(args.llamagen), "--var",
-                        str(args.var), "--case", case, *shared, *["--compile"] * args.compile],
+                        str(args.var), "--case", case, "--device", args.device, *shared,
+                        *["--compile"] * args.compile],
                        {**KEEP_FREED_MEMORY, "OMP_NUM_THREADS": str(args.threads)})
     theirs = json.loads(theirs.strip().splitlines()[-1])
     return [(side["seconds"], side["peak_rss_mb"]) for side in (ours, theirs)]

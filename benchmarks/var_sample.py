@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from common import KEEP_FREED_MEMORY, add_device, official_var_builder, prepare
+from common import KEEP_FREED_MEMORY, add_device, official_var_builder, prepare, vgen_device
 
 CASES = ["fp32:1", "bf16:1", "int8:1", "fp32:4", "bf16:4"]
 
@@ -88,7 +88,7 @@ def run_official(args, child):
 def run_vgen(args, precision, batch):
     command = [args.vgen, "bench", "var", "--checkpoint", f"{args.work}/var.pth", "--tokenizer",
                f"{args.work}/vae.pth", "--precision", precision, "--batch", batch, "--repeats", "1",
-               "--threads", str(args.threads), "--device", args.device, "--json"]
+               "--threads", str(args.threads), *vgen_device(args.device), "--json"]
     row = json.loads(subprocess.run(command, check=True, capture_output=True,
                                     text=True).stdout)["rows"][0]
     return {**row, "peak_mb": row["peak_rss_mb"]}
