@@ -21,8 +21,8 @@
 #include "vgen/io/npy.h"
 #include "vgen/io/result_folder.h"
 #include "vgen/tensor/device.h"
-#include "vgen/tensor/tf32.h"
 #include "vgen/tensor/image.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen::eval {
 namespace {
@@ -355,8 +355,9 @@ io::Json Reconstruction::settings() const {
   json.set("eval_size", io::Json::number(sizes_.eval));
   json.set("batch_size", io::Json::number(config_.batch_size));
   json.set("precision", io::Json::string(config_.tokenizer.precision));
-  json.set("device", io::Json::string(parse_device(config_.tokenizer.device).str()));
-  if (is_tf32_allowed()) json.set("allow_tf32", io::Json::boolean(true));
+  const c10::Device device = parse_device(config_.tokenizer.device);
+  json.set("device", io::Json::string(device.str()));
+  if (is_tf32_allowed() && device.is_cuda()) json.set("allow_tf32", io::Json::boolean(true));
   json.set("threads", io::Json::number(int64_t{threads_}));
   return json;
 }

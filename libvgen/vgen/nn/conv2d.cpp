@@ -242,7 +242,7 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
   }
 };
 
-/// y + bias + residual in the place of y; bias and residual may be absent.
+/// y + bias + residual in the place of y; the residual may be absent.
 class AddToChannelsFunction : public torch::autograd::Function<AddToChannelsFunction> {
  public:
   using Optional = std::optional<torch::Tensor>;

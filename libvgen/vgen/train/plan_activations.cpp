@@ -48,8 +48,10 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   const auto dropout = [&](double p, int64_t width) {
     return p == 0 ? 0 : dim * (setup.is_cpu ? width : 1);  // a factor, or on CUDA a bool
   };
-  const int64_t norm = s * dim + 4;               // its input, and 1 / sqrt(mean square)
-  const int64_t heads = e * (dim + 2 * key_dim);  // turned, one tensor
+  const int64_t norm = s * dim + 4;  // its input, and 1 / sqrt(mean square)
+  // Turned, one tensor; where CUDA's kernel does not serve, the values stay in their own.
+  const bool is_one_pass = setup.is_cpu || config.head_dim() % 8 == 0;
+  const int64_t heads = e * (dim + 2 * key_dim) + (is_one_pass ? 0 : e * (dim + key_dim));
   const int64_t attention = norm + e * dim + heads + e * dim +
                             kFloatBytes * config.n_head +  // mixed, and its sums
                             dropout(config.resid_dropout_p, e);

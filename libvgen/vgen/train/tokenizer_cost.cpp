@@ -78,8 +78,8 @@ class LayerCounter {
   }
 
   /// Norm, SiLU and convolution: one operator on the CPU, which keeps its input alone and computes
-  /// what lies between a second time. On CUDA two, and of float32 three. `waiting`: values of a gradient that a branch beside it will
-  /// want.
+  /// what lies between a second time. On CUDA two, and of float32 three. `waiting`: values of a
+  /// gradient that a branch beside it will want.
   void norm_conv(int64_t out, double waiting = 0) {
     const int64_t in = channels_;
     count_conv(in, out, 3);

@@ -205,7 +205,7 @@ at::Tensor GptTensorEngine::feed_forward(const Layer& layer, const at::Tensor& x
   return at::linear(nn::swiglu(halves[0], halves[1]), layer.w2);
 }
 
-// Attention of one new position per row over the positions of the mask.
+// Attention of one new position per row over those before it, or those of the mask.
 at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, const Places& places) {
   const at::Tensor qkv_RF = at::linear(normalised(x_RC, layer.attention_norm), layer.wqkv);
   if (has_one_pass_) {
@@ -234,7 +234,8 @@ at::Tensor GptTensorEngine::attend(Layer& layer, const at::Tensor& x_RC, const P
   return at::linear(mixed.reshape({R, config_.dim}), layer.wo);
 }
 
-// One position of the slots 0..num_rows-1; the first `length` positions of the cache are read.
+// One position of the slots 0..num_rows-1; where attention is not one pass, the first `length`
+// positions of the cache are read.
 void GptTensorEngine::step(int64_t num_rows, int64_t length) {
   const auto input = [&](int64_t field) { return input_3R_.device[field].slice(0, 0, num_rows); };
   Places places{

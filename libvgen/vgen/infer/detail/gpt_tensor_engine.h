@@ -1,5 +1,6 @@
 #pragma once
-// The engine on LibTorch's operators, for any device; on CUDA a step is a captured graph.
+// The engine on LibTorch's operators, for any device; on CUDA a step is a captured graph, with
+// kernels of our own between the matrix products.
 
 #include <memory>
 

@@ -51,7 +51,7 @@ __global__ void cross_entropy_kernel(const CudaCrossEntropy args) {
     }
     if (maximum > own.maximum) own.exp_sum *= __expf(own.maximum - maximum);
     own.maximum = maximum;
-    if (maximum == -INFINITY) continue;
+    if (maximum == -INFINITY && own.total == -INFINITY) continue;  // else one is NaN
 #pragma unroll
     for (int i = 0; i < kVector; ++i) own.exp_sum += __expf(x[i] - maximum);
   }
