@@ -12,15 +12,6 @@ constexpr int kThreads = 256;
 constexpr int kMaxGroups = kThreads;  ///< heads of 8 channels
 constexpr int kAhead = 4;             ///< positions of a group that are loaded at once
 
-__device__ void turn(Vector& x, const Vector& rope) {
-#pragma unroll
-  for (int i = 0; i < kVector; i += 2) {
-    const float even = x[i], odd = x[i + 1];
-    x[i] = even * rope[i] - odd * rope[i + 1];
-    x[i + 1] = odd * rope[i] + even * rope[i + 1];
-  }
-}
-
 /// A weighted sum of values, weights exp(score - maximum).
 struct Mix {
   float maximum = -INFINITY, weight = 0;
@@ -73,15 +64,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
 
-  const auto score_of = [&](const Vector& other) {
-    float score = 0;
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) score += query[i] * other[i];
-    for (int offset = size / 2; offset > 0; offset /= 2) {
-      score += __shfl_xor_sync(kAllLanes, score, offset);
-    }
-    return score;
-  };
+  const auto score_of = [&](const Vector& other) { return head_sum(dot(query, other), size); };
   Mix mix;
   const float own = score_of(key);
   if (group == 0) mix.add(own, value);

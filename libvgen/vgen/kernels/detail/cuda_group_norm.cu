@@ -20,11 +20,18 @@ dim3 blocks_of(const CudaImages& images, int64_t parts) {
   return {static_cast<unsigned>(parts), static_cast<unsigned>(images.samples)};
 }
 
-__device__ int64_t first_pixel() {
-  return static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-}
-__device__ int64_t pixel_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.y; }
 __device__ int64_t own_channel() { return static_cast<int64_t>(threadIdx.x) * kVector; }
+
+/// body(index) for the pixels of a lane, the index that of its thread's first channel.
+template <class Body>
+__device__ void for_pixels(const CudaImages& images, const Body& body) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  const int64_t sample = images.pixels * blockIdx.y;
+  for (int64_t p = first; p < images.pixels; p += stride) {
+    body((sample + p) * images.channels + own_channel());
+  }
+}
 
 /// Adds up what the lanes have of each channel, and writes both sums as this block's part.
 __device__ void write_sums(const Vector& first, const Vector& second, const CudaImages& images,
@@ -55,19 +62,19 @@ size_t shared_bytes(const CudaImages& images) {
 }
 
 __global__ void __launch_bounds__(kBlockThreads) sums_kernel(const CudaGroupNormStats args) {
-  const int64_t sample = args.images.pixels * blockIdx.y, channels = args.images.channels;
+  const int64_t sample = args.images.pixels * blockIdx.y;
   Vector pivot, sum = {}, square = {};
-  load(args.x, sample * channels + own_channel(), pivot);
-  for (int64_t p = first_pixel(); p < args.images.pixels; p += pixel_stride()) {
+  load(args.x, sample * args.images.channels + own_channel(), pivot);
+  for_pixels(args.images, [&](int64_t index) {
     Vector x;
-    load(args.x, (sample + p) * channels + own_channel(), x);
+    load(args.x, index, x);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       const float value = x[i] - pivot[i];
       sum[i] += value;
       square[i] += value * value;
     }
-  }
+  });
   write_sums(sum, square, args.images, args.parts, args.sums);
 }
 
@@ -133,13 +140,9 @@ __device__ Channels own_channels(const Args& args) {
   return own;
 }
 
-__device__ float sigmoid(float x) { return 1 / (1 + __expf(-x)); }
-
 __global__ void __launch_bounds__(kBlockThreads) apply_kernel(const CudaGroupNormApply args) {
   const Channels own = own_channels(args);
-  const int64_t sample = args.images.pixels * blockIdx.y, channels = args.images.channels;
-  for (int64_t p = first_pixel(); p < args.images.pixels; p += pixel_stride()) {
-    const int64_t index = (sample + p) * channels + own_channel();
+  for_pixels(args.images, [&](int64_t index) {
     Vector x;
     load(args.x, index, x);
 #pragma unroll
@@ -148,15 +151,18 @@ __global__ void __launch_bounds__(kBlockThreads) apply_kernel(const CudaGroupNor
       x[i] = args.has_silu ? t * sigmoid(t) : t;
     }
     store(x, args.y, index);
-  }
+  });
 }
 
-/// x becomes n, and dy becomes dt.
-__device__ void to_inner(const Channels& own, bool has_silu, Vector& x, Vector& dy) {
+/// n and dt of a pixel.
+__device__ void load_inner(const CudaGroupNormGradient& args, const Channels& own, int64_t index,
+                           Vector& x, Vector& dy) {
+  load(args.x, index, x);
+  load(args.dy, index, dy);
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     x[i] = x[i] * own.rstd[i] + own.shift[i];
-    if (!has_silu) continue;
+    if (!args.has_silu) continue;
     const float t = x[i] * own.weight[i] + own.bias[i], share = sigmoid(t);
     dy[i] *= share * (1 + t * (1 - share));
   }
@@ -165,20 +171,16 @@ __device__ void to_inner(const Channels& own, bool has_silu, Vector& x, Vector& 
 __global__ void __launch_bounds__(kBlockThreads)
     gradient_sums_kernel(const CudaGroupNormGradient args) {
   const Channels own = own_channels(args);
-  const int64_t sample = args.images.pixels * blockIdx.y, channels = args.images.channels;
   Vector sum = {}, product = {};
-  for (int64_t p = first_pixel(); p < args.images.pixels; p += pixel_stride()) {
-    const int64_t index = (sample + p) * channels + own_channel();
+  for_pixels(args.images, [&](int64_t index) {
     Vector x, dy;
-    load(args.x, index, x);
-    load(args.dy, index, dy);
-    to_inner(own, args.has_silu, x, dy);
+    load_inner(args, own, index, x, dy);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       sum[i] += dy[i];
       product[i] += dy[i] * x[i];
     }
-  }
+  });
   write_sums(sum, product, args.images, args.parts, args.sums);
 }
 
@@ -204,8 +206,7 @@ __global__ void gradient_means_kernel(const CudaGroupNormGradient args) {
 
 __global__ void __launch_bounds__(kBlockThreads) gradient_kernel(const CudaGroupNormGradient args) {
   const Channels own = own_channels(args);
-  const int64_t sample = args.images.pixels * blockIdx.y, channels = args.images.channels;
-  const int64_t groups = args.images.groups, per_group = channels / groups;
+  const int64_t groups = args.images.groups, per_group = args.images.channels / groups;
   Vector mean_dt, mean_dtn;
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
@@ -213,18 +214,15 @@ __global__ void __launch_bounds__(kBlockThreads) gradient_kernel(const CudaGroup
     mean_dt[i] = args.means[at];
     mean_dtn[i] = args.means[at + groups];
   }
-  for (int64_t p = first_pixel(); p < args.images.pixels; p += pixel_stride()) {
-    const int64_t index = (sample + p) * channels + own_channel();
+  for_pixels(args.images, [&](int64_t index) {
     Vector x, dy;
-    load(args.x, index, x);
-    load(args.dy, index, dy);
-    to_inner(own, args.has_silu, x, dy);
+    load_inner(args, own, index, x, dy);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       x[i] = own.rstd[i] * (own.weight[i] * dy[i] - mean_dt[i] - x[i] * mean_dtn[i]);
     }
     store(x, args.dx, index);
-  }
+  });
 }
 
 }  // namespace

@@ -21,8 +21,6 @@ __device__ int64_t own_vector() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-__device__ float sigmoid(float x) { return 1 / (1 + __expf(-x)); }
-
 /// A block has a row.
 __global__ void __launch_bounds__(kMaxThreads) swiglu_kernel(const CudaSwiglu args) {
   const int64_t row = blockIdx.x;
@@ -72,31 +70,10 @@ __global__ void __launch_bounds__(kMaxThreads) rotate_kernel(const CudaRotate ar
     if (head < args.num_turned) {
       Vector rope;  // of four pairs
       load({const_cast<float*>(args.rope)}, position * head_dim + channel, rope);
-#pragma unroll
-      for (int i = 0; i < kVector; i += 2) {
-        const float cosine = rope[i], sine = args.is_inverse ? -rope[i + 1] : rope[i + 1];
-        const float even = x[i], odd = x[i + 1];
-        x[i] = even * cosine - odd * sine;
-        x[i + 1] = odd * cosine + even * sine;
-      }
+      turn(x, rope, args.is_inverse);
     }
     store(x, {args.out, args.type}, row * width + c);
   }
-}
-
-/// Sum over the threads of a head, a power of two side by side in a warp.
-__device__ float head_sum(float value, int threads) {
-  for (int offset = threads / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, offset);
-  }
-  return value;
-}
-
-__device__ float dot(const Vector& a, const Vector& b) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 /// A block has a row, a thread the same channels of its query, key and value.

@@ -15,6 +15,11 @@ namespace vgen::kernels {
 
 inline constexpr int64_t kVectorColumns = 8;
 
+/// Whole warps with a thread for every eight columns.
+inline unsigned row_threads(int64_t columns) {
+  return static_cast<unsigned>((columns / kVectorColumns + 31) / 32 * 32);
+}
+
 enum class Number { kFloat32, kBFloat16, kFloat16 };
 
 /// Numbers in the memory of the device.

@@ -64,7 +64,7 @@ inline int64_t num_processors(const at::Tensor& on) {
 /// the device, few enough that adding them up is cheap.
 inline int64_t parts_for(const at::Tensor& on, int64_t rows, int64_t columns) {
   constexpr int64_t kThreadsPerProcessor = 2048, kRowsPerBlock = 4;
-  const int64_t threads = (columns / kVectorColumns + 31) / 32 * 32;
+  const int64_t threads = row_threads(columns);
   const int64_t at_once = num_processors(on) * std::max<int64_t>(1, kThreadsPerProcessor / threads);
   return std::clamp<int64_t>(rows / kRowsPerBlock, 1, at_once);
 }

@@ -65,6 +65,34 @@ __device__ inline float rounded(float value, Number type) {
   return value;
 }
 
+__device__ inline float sigmoid(float x) { return 1 / (1 + __expf(-x)); }
+
+__device__ inline float dot(const Vector& a, const Vector& b) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+/// Sum over the threads of a head, a power of two side by side in a warp.
+__device__ inline float head_sum(float value, int threads) {
+  for (int offset = threads / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, offset);
+  }
+  return value;
+}
+
+/// Turns four pairs; rope: their cosines and sines. is_inverse: by the opposite angles.
+__device__ inline void turn(Vector& x, const Vector& rope, bool is_inverse = false) {
+#pragma unroll
+  for (int i = 0; i < kVector; i += 2) {
+    const float cosine = rope[i], sine = is_inverse ? -rope[i + 1] : rope[i + 1];
+    const float even = x[i], odd = x[i + 1];
+    x[i] = even * cosine - odd * sine;
+    x[i + 1] = odd * cosine + even * sine;
+  }
+}
+
 /// Of factors of a sample.
 __device__ inline void load(const Factors& from, int64_t sample, int64_t column, Vector& to) {
   load(from.numbers, sample * from.sample_stride + column, to);
@@ -99,11 +127,6 @@ __device__ inline void block_sum(float (&values)[kCount], SumRoom<kCount>& room,
     values[i] = 0;
     for (int w = 0; w < warps; ++w) values[i] += half[i][w];
   }
-}
-
-/// Whole warps with a thread for every eight columns.
-inline unsigned row_threads(int64_t columns) {
-  return static_cast<unsigned>((columns / kVectorColumns + 31) / 32 * 32);
 }
 
 }  // namespace vgen::kernels
