@@ -10,7 +10,8 @@ void add_device_options(CLI::App& command, std::string& device) {
   command.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command.add_flag_callback(
       "--allow-tf32", [] { allow_tf32(true); },
-      "On CUDA: products of fp32 may round what they multiply to TF32, 10 bits of mantissa");
+      "On CUDA: matrix products of fp32 may round what they multiply to TF32, 10 bits of "
+      "mantissa, as its convolutions may in any case");
 }
 
 }  // namespace vgen::apps

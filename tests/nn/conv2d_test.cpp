@@ -45,6 +45,15 @@ torch::Tensor plain(const Conv2d& conv, const GroupNorm& norm, torch::Tensor x,
   return residual.defined() ? x + residual : x;
 }
 
+/// What has a gradient. norm and residual come together or not at all.
+std::vector<torch::Tensor> leaves_of(const torch::Tensor& x, const Conv2d& conv,
+                                     const GroupNorm& norm, const torch::Tensor& residual) {
+  std::vector<torch::Tensor> leaves = {x, conv->weight};
+  if (conv->bias.defined()) leaves.push_back(conv->bias);
+  if (norm) leaves.insert(leaves.end(), {norm->weight, norm->bias, residual});
+  return leaves;
+}
+
 TEST_CASE("conv2d: values and gradients equal those of separate operators", "[nn]") {
   torch::manual_seed(0);
   for (const Case& c : cases()) {
@@ -70,9 +79,7 @@ TEST_CASE("conv2d: values and gradients equal those of separate operators", "[nn
           residual = torch::randn_like(plain(conv, norm, x, {}, c));
         }
         if (residual.defined()) residual.requires_grad_();
-        std::vector<torch::Tensor> leaves = {x, conv->weight};
-        if (conv->bias.defined()) leaves.push_back(conv->bias);
-        if (norm) leaves.insert(leaves.end(), {norm->weight, norm->bias, residual});
+        const auto leaves = leaves_of(x, conv, norm, residual);
         const auto expected = plain(conv, norm, x, residual, c);
         const auto dy = torch::randn_like(expected);
         const auto wanted = torch::autograd::grad({expected}, leaves, {dy});
@@ -205,6 +212,19 @@ TEST_CASE("conv2d: threads share the kept weights", "[nn]") {
   for (const auto& result : results) CHECK(result.equal(results[0]));
 }
 
+TEST_CASE("conv2d, group norm: a second derivative is refused", "[nn]") {
+  const auto x = torch::randn({1, 32, 4, 4}).contiguous(kLast).requires_grad_();
+  Conv2d conv(conv3x3(32, 32));
+  GroupNorm norm(32);
+  const auto check = [&](const torch::Tensor& y, const char* name) {
+    CHECK_THROWS_WITH(
+        torch::autograd::grad({y.sum()}, {x}, {}, std::nullopt, /*create_graph=*/true),
+        Catch::Contains(std::string(name) + " has no second derivative"));
+  };
+  check(conv(x), "conv2d");
+  check(norm(x), "group_norm");
+}
+
 TEST_CASE("conv2d: narrow on CUDA is near float32, and channels-last", "[nn][cuda]") {
   if (test::lacks_cuda()) return;
   allow_tf32(false);
@@ -225,9 +245,7 @@ TEST_CASE("conv2d: narrow on CUDA is near float32, and channels-last", "[nn][cud
                          .requires_grad_();
       torch::Tensor residual;
       if (has_extras) residual = torch::randn_like(plain(conv, norm, x, {}, c)).requires_grad_();
-      std::vector<torch::Tensor> leaves = {x, conv->weight};
-      if (conv->bias.defined()) leaves.push_back(conv->bias);
-      if (norm) leaves.insert(leaves.end(), {norm->weight, norm->bias, residual});
+      const auto leaves = leaves_of(x, conv, norm, residual);
       const auto expected = plain(conv, norm, x, residual, c);
       const auto dy = torch::randn_like(expected);
       const auto wanted = torch::autograd::grad({expected}, leaves, {dy});

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 
 #include "support/support.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen {
 
@@ -47,6 +48,16 @@ TEST_CASE("device: the number of threads is the one asked for", "[tensor]") {
   CHECK(set_num_threads(1) == 1);
   CHECK(at::get_num_threads() == 1);
   CHECK(set_num_threads(0) >= 1);
+}
+
+TEST_CASE("tf32: is of CUDA, and only where it is allowed", "[tensor]") {
+  const c10::Device cuda(c10::kCUDA, 0);
+  CHECK_FALSE(uses_tf32(cuda));  // LibTorch begins without
+  allow_tf32(true);
+  CHECK(uses_tf32(cuda));
+  CHECK_FALSE(uses_tf32(c10::kCPU));
+  allow_tf32(false);
+  CHECK_FALSE(uses_tf32(cuda));
 }
 
 }  // namespace vgen

@@ -357,7 +357,7 @@ io::Json Reconstruction::settings() const {
   json.set("precision", io::Json::string(config_.tokenizer.precision));
   const c10::Device device = parse_device(config_.tokenizer.device);
   json.set("device", io::Json::string(device.str()));
-  if (is_tf32_allowed() && device.is_cuda()) json.set("allow_tf32", io::Json::boolean(true));
+  if (uses_tf32(device)) json.set("allow_tf32", io::Json::boolean(true));
   json.set("threads", io::Json::number(int64_t{threads_}));
   return json;
 }

@@ -193,8 +193,7 @@ io::Json settings_json(const SampleConfig& config) {
   json.set("top_p", given(settings.top_p));
   if (settings.more_smooth) json.set("more_smooth", io::Json::boolean(true));
   json.set("precision", io::Json::string(config.precision));
-  if (is_tf32_allowed() && parse_device(config.device).is_cuda())
-    json.set("allow_tf32", io::Json::boolean(true));
+  if (uses_tf32(parse_device(config.device))) json.set("allow_tf32", io::Json::boolean(true));
   return json;
 }
 

@@ -18,6 +18,7 @@
 #include "vgen/extract/detail/crop_stream.h"
 #include "vgen/io/crc32c.h"
 #include "vgen/tensor/device.h"
+#include "vgen/tensor/tf32.h"
 
 namespace vgen::extract {
 namespace {
@@ -147,6 +148,9 @@ Extraction::Extraction(const infer::ImageTokenizer& tokenizer, const ExtractConf
   info_.classes = images_.classes();
   settings_.set("shard_size", Json::number(config.shard_size));
   settings_.set("min_side", Json::number(config.min_side));
+  if (uses_tf32(parse_device(config.tokenizer_options.device))) {
+    settings_.set("allow_tf32", Json::boolean(true));
+  }
   settings_.set("dataset_images", Json::number(num_images_));
   settings_.set("dataset_crc32c", Json::string(dataset_checksum(images_, num_images_)));
   if (!config.official_layout.empty()) {

@@ -19,12 +19,15 @@ at::Tensor cached_attention(const CachedAttention& args) {
                         args.value_SKLD.is_contiguous() &&
                         args.value_SKLD.sizes() == keys.sizes() &&
                         args.value_SKLD.scalar_type() == keys.scalar_type());
+  TORCH_INTERNAL_ASSERT(args.qkv_RF.device() == keys.device() &&
+                        args.value_SKLD.device() == keys.device() &&
+                        args.rope_LP2.device() == keys.device());
   TORCH_INTERNAL_ASSERT(args.qkv_RF.is_contiguous() && args.qkv_RF.dim() == 2 &&
                         args.qkv_RF.scalar_type() == keys.scalar_type());
   TORCH_INTERNAL_ASSERT(args.rope_LP2.is_contiguous() && args.rope_LP2.size(0) >= keys.size(2) &&
                         2 * args.rope_LP2.size(1) == keys.size(3));
   for (const at::Tensor& index_R : {args.slot_R, args.position_R, args.first_R}) {
-    TORCH_INTERNAL_ASSERT(index_R.is_cuda() && index_R.is_contiguous() &&
+    TORCH_INTERNAL_ASSERT(index_R.device() == keys.device() && index_R.is_contiguous() &&
                           index_R.scalar_type() == at::kLong &&
                           index_R.numel() == args.qkv_RF.size(0));
   }

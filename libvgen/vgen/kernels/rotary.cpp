@@ -84,13 +84,15 @@ at::Tensor rotate_heads(const at::Tensor& heads_BSGD, const at::Tensor& rope_SP2
 
 at::Tensor rotate_heads_gradient(const HeadGradients& gradients, const at::Tensor& rope_SP2,
                                  CpuIsa isa) {
+  for (const at::Tensor& heads : {gradients.query_BHSD, gradients.key_BKSD, gradients.value_BKSD}) {
+    TORCH_INTERNAL_ASSERT(is_rotary_input(heads.transpose(1, 2), rope_SP2) &&
+                          heads.scalar_type() == gradients.query_BHSD.scalar_type());
+  }
   if (gradients.query_BHSD.is_cuda()) {
     return cuda_kernels()->rotate_heads_gradient(gradients, rope_SP2);
   }
   const Heads query(gradients.query_BHSD.transpose(1, 2)), key(gradients.key_BKSD.transpose(1, 2));
   const Heads value(gradients.value_BKSD.transpose(1, 2));
-  TORCH_INTERNAL_ASSERT(is_rotary_input(query.tensor, rope_SP2) &&
-                        is_rotary_input(key.tensor, rope_SP2) && has_elements(value.tensor));
   const at::Tensor rope = rope_SP2.contiguous();
   const int64_t head_dim = query.tensor.size(3);
   at::Tensor out_BSGD = at::empty(

@@ -26,7 +26,8 @@ bool is_unit_heads_input(const at::Tensor& qkv_BL3HD) {
 }
 
 UnitHeadsResult unit_heads(const at::Tensor& qkv_BL3HD, const at::Tensor& scale_H, CpuIsa isa) {
-  TORCH_INTERNAL_ASSERT(is_unit_heads_input(qkv_BL3HD));
+  TORCH_INTERNAL_ASSERT(is_unit_heads_input(qkv_BL3HD) && scale_H.numel() == qkv_BL3HD.size(3) &&
+                        scale_H.device() == qkv_BL3HD.device());
   if (qkv_BL3HD.is_cuda()) return cuda_kernels()->unit_heads(qkv_BL3HD, scale_H);
   const at::Tensor in = qkv_BL3HD.contiguous(), scale = scale_H.to(at::kFloat).contiguous();
   const int64_t rows = in.size(0) * in.size(1), heads = in.size(3), head_dim = in.size(4);
@@ -56,6 +57,12 @@ UnitHeadsGradients unit_heads_gradient(const at::Tensor& qkv_BL3HD, const at::Te
                                        const at::Tensor& rnorm_N2H, const at::Tensor& dquery_BLHD,
                                        const at::Tensor& dkey_BLHD, const at::Tensor& dvalue_BLHD,
                                        CpuIsa isa) {
+  TORCH_INTERNAL_ASSERT(is_unit_heads_input(qkv_BL3HD) && scale_H.numel() == qkv_BL3HD.size(3));
+  for (const at::Tensor& gradient : {dquery_BLHD, dkey_BLHD, dvalue_BLHD}) {
+    TORCH_INTERNAL_ASSERT(gradient.scalar_type() == qkv_BL3HD.scalar_type() &&
+                          gradient.device() == qkv_BL3HD.device() &&
+                          3 * gradient.numel() == qkv_BL3HD.numel());
+  }
   if (qkv_BL3HD.is_cuda()) {
     return cuda_kernels()->unit_heads_gradient(qkv_BL3HD, scale_H, rnorm_N2H, dquery_BLHD,
                                                dkey_BLHD, dvalue_BLHD);
@@ -63,10 +70,6 @@ UnitHeadsGradients unit_heads_gradient(const at::Tensor& qkv_BL3HD, const at::Te
   const at::Tensor in = qkv_BL3HD.contiguous(), scale = scale_H.to(at::kFloat).contiguous();
   const at::Tensor dquery = dquery_BLHD.contiguous(), dkey = dkey_BLHD.contiguous();
   const at::Tensor dvalue = dvalue_BLHD.contiguous();
-  for (const at::Tensor& gradient : {dquery, dkey, dvalue}) {
-    TORCH_INTERNAL_ASSERT(gradient.scalar_type() == in.scalar_type() &&
-                          3 * gradient.numel() == in.numel());
-  }
   const int64_t rows = in.size(0) * in.size(1), heads = in.size(3), head_dim = in.size(4);
   const at::Tensor dqkv = at::empty(in.sizes(), in.options());
   const UnitHeadsGradientArgs args{.heads = heads,

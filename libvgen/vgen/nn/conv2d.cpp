@@ -201,6 +201,7 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "conv2d has no second derivative");
     const variable_list saved = context->get_saved_variables();
     const torch::Tensor &x_BCHW = saved[0], &norm_weight_C = saved[3], &norm_bias_C = saved[4];
     const kernels::GroupNormStats stats{saved[5], saved[6]};
@@ -257,6 +258,7 @@ class AddToChannelsFunction : public torch::autograd::Function<AddToChannelsFunc
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "conv2d has no second derivative");
     const torch::Tensor gradient_BOHW = gradients[0].contiguous(kLast);
     torch::Tensor bias_O;
     if (context->needs_input_grad(1)) {

@@ -57,7 +57,7 @@ class Conv2dImpl : public torch::nn::Module {
  public:
   explicit Conv2dImpl(const Conv2dOptions& options);
   /// x_BCHW: any dtype and memory format; channels-last stays channels-last, and on the CPU the
-  /// result always is, on CUDA that of narrow inputs. Differentiable.
+  /// result always is, on CUDA that of narrow inputs. Differentiable once.
   torch::Tensor forward(const torch::Tensor& x_BCHW) { return forward_with(x_BCHW, {}); }
   torch::Tensor forward_with(const torch::Tensor& x_BCHW, const Conv2dExtras& extras);
 

@@ -22,6 +22,7 @@ class GroupNormFunction : public torch::autograd::Function<GroupNormFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    TORCH_INTERNAL_ASSERT(!torch::GradMode::is_enabled(), "group_norm has no second derivative");
     const variable_list saved = context->get_saved_variables();
     const torch::Tensor& x_BCHW = saved[0];
     const auto result = kernels::group_norm_gradient(

@@ -9,6 +9,8 @@ void allow_tf32(bool is_allowed) {
   at::globalContext().setAllowTF32CuDNN(is_allowed);
 }
 
-bool is_tf32_allowed() { return at::globalContext().allowTF32CuBLAS(); }
+bool uses_tf32(c10::Device device) {
+  return device.is_cuda() && at::globalContext().allowTF32CuBLAS();
+}
 
 }  // namespace vgen

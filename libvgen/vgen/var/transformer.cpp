@@ -172,7 +172,7 @@ const std::vector<QueryGroup>& VarTransformerImpl::groups(int64_t last_scale,
   if (!is_same) {
     // Of narrow numbers CUDA has a fast kernel for all of it under one mask; elsewhere that loses
     // more in what the mask hides than it saves (`vgen bench var-attention`).
-    const bool is_masked_whole = options.device().is_cuda() && options.dtype() != torch::kFloat32;
+    const bool is_masked_whole = options.device().is_cuda() && options.dtype().itemsize() == 2;
     groups_ = query_groups(config_, last_scale, options,
                            is_masked_whole ? config_.num_tokens() : kMaskedTokens);
     groups_scale_ = last_scale;
