@@ -35,7 +35,10 @@ run_tsan() {
 case $mode in
   asan) run_asan ;;
   tsan) run_tsan ;;
-  all) run_asan && run_tsan ;;
+  all)  # not joined by &&, which would let failures inside pass
+    run_asan
+    run_tsan
+    ;;
   *) echo "sanitize: error: '$mode': expected asan, tsan or all" >&2; exit 2 ;;
 esac
 echo "sanitize: clean"
