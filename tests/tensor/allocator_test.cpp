@@ -58,6 +58,28 @@ TEST_CASE("allocator: what is kept stays in proportion to the peak", "[tensor]")
   }
 }
 
+TEST_CASE("allocator: pages of blocks that do not fit serve other sizes", "[tensor]") {
+  install();
+  const auto round = [](int64_t offset) {
+    std::vector<torch::Tensor> tensors;
+    for (int64_t size = 1; size < 24; ++size) {
+      // Every round other sizes, of about the same sum; no huge page is filled to its end.
+      tensors.push_back(bytes(kLargeBlock * (1 + (size * 7 + offset) % 23) + 300'000 * offset));
+      tensors.back().fill_(size);
+    }
+    for (int64_t size = 1; size < 24; ++size) {
+      CHECK(tensors[size - 1].eq(size).all().item<bool>());
+    }
+  };
+  round(0);
+  const auto before = large_block_stats();
+  for (int64_t offset = 1; offset < 6; ++offset) round(offset);
+  const auto after = large_block_stats();
+  CHECK(after.in_use + after.kept <= 1.1 * static_cast<double>(after.peak_in_use));
+  // Without moved pages each round asks for nearly all of its memory.
+  CHECK(after.mapped - before.mapped < before.peak_in_use);
+}
+
 TEST_CASE("allocator: threads, growth and copies keep their values", "[tensor]") {
   install();
   std::vector<std::thread> threads;

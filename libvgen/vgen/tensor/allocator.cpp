@@ -8,9 +8,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "vgen/core/error.h"
 #include "vgen/core/strings.h"
@@ -29,20 +33,36 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+/// Addresses and the mappings behind them: each a whole number of huge pages, but for the last.
+struct Block {
+  std::byte* begin = nullptr;
+  size_t bytes = 0;
+  std::vector<size_t> mappings = {};
+};
+
 // A block begins on a huge page; the rest of its last one is never touched.
-void* map_block(size_t bytes) {
+std::optional<Block> map_block(size_t bytes) {
   const size_t span = bytes + kHugePage;
   void* const mapped =
       mmap(nullptr, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) return nullptr;
+  if (mapped == MAP_FAILED) return std::nullopt;
   const auto begin = reinterpret_cast<uintptr_t>(mapped);
   const uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = begin + span, block_end = aligned + bytes;
   if (aligned > begin) munmap(mapped, aligned - begin);
   if (end > block_end) munmap(reinterpret_cast<void*>(block_end), end - block_end);
-  void* const block = reinterpret_cast<void*>(aligned);
+  const auto block = reinterpret_cast<std::byte*>(aligned);
   madvise(block, bytes, MADV_HUGEPAGE);  // a wish: without huge pages it works as well
-  return block;
+  return Block{block, bytes, {bytes}};
+}
+
+// Pages of one mapping take the place of those of another; both are gone from `from`. Where the
+// system refuses, the old pages are given up and `to` stays what it was.
+void move_pages(std::byte* from, size_t bytes, std::byte* to) {
+  if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED) return;
+  munmap(from, bytes);
+  // Should `to` have been unmapped first: no effect otherwise.
+  mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 }
 
 class LargeBlocks {
@@ -50,95 +70,132 @@ class LargeBlocks {
   void* take(size_t request) {
     const size_t bytes = size_class(request);
     const std::lock_guard lock(mutex_);
-    void* block = take_kept(bytes);
-    if (block == nullptr) {
-      make_room(bytes);
-      block = map_block(bytes);
-      if (block == nullptr) {  // without what is kept there may be enough
-        release(kept_bytes_);
-        block = map_block(bytes);
-      }
-      require(block != nullptr, ErrorCode::kUnavailable, "out of memory: ", format_bytes(bytes),
-              " for a tensor, ", format_bytes(in_use_bytes_),
-              " are in use; use a smaller batch or model");
-      in_use_.emplace(block, bytes);
-      in_use_bytes_ += bytes;
-    }
+    std::optional<Block> block = take_kept(bytes);
+    if (!block) block = make(bytes);
+    require(block.has_value(), ErrorCode::kUnavailable, "out of memory: ", format_bytes(bytes),
+            " for a tensor, ", format_bytes(in_use_bytes_),
+            " are in use; use a smaller batch or model");
+    std::byte* const begin = block->begin;
+    in_use_bytes_ += block->bytes;
     peak_bytes_ = std::max(peak_bytes_, in_use_bytes_);
-    return block;
+    in_use_.emplace(begin, std::move(*block));
+    return begin;
   }
 
   /// False where the block is not one of these.
-  bool give_back(void* block) {
+  bool give_back(void* begin) {
     const std::lock_guard lock(mutex_);
-    const auto found = in_use_.find(block);
+    const auto found = in_use_.find(begin);
     if (found == in_use_.end()) return false;
-    const size_t bytes = found->second;
+    in_use_bytes_ -= found->second.bytes;
+    keep(next_age_++, std::move(found->second));
     in_use_.erase(found);
-    in_use_bytes_ -= bytes;
-    const auto by_age = by_age_.emplace(next_age_++, Kept{block, bytes}).first;
-    by_size_.emplace(bytes, by_age);
-    kept_bytes_ += bytes;
     return true;
   }
 
   LargeBlockStats stats() {
     const std::lock_guard lock(mutex_);
-    return {static_cast<int64_t>(in_use_bytes_), static_cast<int64_t>(peak_bytes_),
-            static_cast<int64_t>(kept_bytes_)};
+    return {.in_use = static_cast<int64_t>(in_use_bytes_),
+            .peak_in_use = static_cast<int64_t>(peak_bytes_),
+            .kept = static_cast<int64_t>(kept_bytes_),
+            .mapped = static_cast<int64_t>(mapped_bytes_)};
   }
 
  private:
-  struct Kept {
-    void* block;
-    size_t bytes;
-  };
-  using ByAge = std::map<uint64_t, Kept>;
+  using ByAge = std::map<uint64_t, Block>;
 
-  void* take_kept(size_t bytes) {
-    auto best = by_size_.lower_bound(bytes);
-    if (best == by_size_.end() ||
-        static_cast<double>(best->first) > kLooseFit * static_cast<double>(bytes)) {
-      return nullptr;
-    }
-    const Kept kept = best->second->second;
-    by_age_.erase(best->second);
-    by_size_.erase(best);
-    kept_bytes_ -= kept.bytes;
-    in_use_.emplace(kept.block, kept.bytes);
-    in_use_bytes_ += kept.bytes;
-    return kept.block;
+  void keep(uint64_t age, Block block) {
+    const size_t bytes = block.bytes;
+    by_size_.emplace(bytes, by_age_.emplace(age, std::move(block)).first);
+    kept_bytes_ += bytes;
   }
 
-  void make_room(size_t bytes) {
+  Block take_out(ByAge::iterator kept) {
+    auto [first, last] = by_size_.equal_range(kept->second.bytes);
+    by_size_.erase(std::find_if(first, last, [&](const auto& at) { return at.second == kept; }));
+    Block block = std::move(kept->second);
+    by_age_.erase(kept);
+    kept_bytes_ -= block.bytes;
+    return block;
+  }
+
+  std::optional<Block> take_kept(size_t bytes) {
+    const auto best = by_size_.lower_bound(bytes);
+    if (best == by_size_.end() ||
+        static_cast<double>(best->first) > kLooseFit * static_cast<double>(bytes)) {
+      return std::nullopt;
+    }
+    return take_out(best->second);
+  }
+
+  std::optional<Block> make(size_t bytes) {
+    std::optional<Block> block = map_block(bytes);
+    if (!block) {  // without what is kept there may be enough
+      release(kept_bytes_);
+      block = map_block(bytes);
+    }
+    if (!block) return block;
+    mapped_bytes_ += bytes;
+    if (const size_t surplus = surplus_with(bytes); surplus > 0) fill(*block, surplus);
+    release(surplus_with(bytes));
+    return block;
+  }
+
+  // How many of the bytes that are kept are too many beside another block of so many.
+  size_t surplus_with(size_t bytes) const {
     const double peak = static_cast<double>(std::max(peak_bytes_, in_use_bytes_ + bytes));
     const auto limit = static_cast<size_t>(kSlack * peak);
     const size_t total = in_use_bytes_ + kept_bytes_ + bytes;
-    if (total > limit) release(total - limit);
+    return total > limit ? total - limit : 0;
+  }
+
+  // Puts kept pages, those of the oldest blocks first, into the place of untouched ones: about as
+  // many bytes as are wanted.
+  void fill(Block& block, size_t wanted) {
+    constexpr size_t kMaxMappings = 64;  // of one block; a process may have some 65,000
+    const size_t end =
+        std::min((wanted + kHugePage - 1) / kHugePage, block.bytes / kHugePage) * kHugePage;
+    size_t filled = 0;
+    std::vector<size_t> mappings;
+    while (filled < end && !by_age_.empty() && mappings.size() < kMaxMappings) {
+      const auto oldest = by_age_.begin();
+      const uint64_t age = oldest->first;
+      Block donor = take_out(oldest);
+      const size_t count = std::min(donor.mappings.front(), end - filled) / kHugePage * kHugePage;
+      if (count == 0) {  // less than a huge page
+        munmap(donor.begin, donor.bytes);
+        continue;
+      }
+      move_pages(donor.begin, count, block.begin + filled);
+      filled += count;
+      mappings.push_back(count);
+      donor.begin += count;
+      donor.bytes -= count;
+      donor.mappings.front() -= count;
+      if (donor.mappings.front() == 0) donor.mappings.erase(donor.mappings.begin());
+      if (donor.bytes > 0) keep(age, std::move(donor));
+    }
+    if (filled < block.bytes) mappings.push_back(block.bytes - filled);
+    block.mappings = std::move(mappings);
+    mapped_bytes_ -= filled;
   }
 
   // The oldest first, until so many bytes are gone.
   void release(size_t bytes) {
     size_t gone = 0;
     while (gone < bytes && !by_age_.empty()) {
-      const auto oldest = by_age_.begin();
-      const Kept kept = oldest->second;
-      auto [first, last] = by_size_.equal_range(kept.bytes);
-      by_size_.erase(
-          std::find_if(first, last, [&](const auto& at) { return at.second == oldest; }));
-      by_age_.erase(oldest);
-      munmap(kept.block, kept.bytes);
-      kept_bytes_ -= kept.bytes;
-      gone += kept.bytes;
+      const Block oldest = take_out(by_age_.begin());
+      munmap(oldest.begin, oldest.bytes);
+      gone += oldest.bytes;
     }
   }
 
   std::mutex mutex_;
-  std::unordered_map<void*, size_t> in_use_;
+  std::unordered_map<void*, Block> in_use_;
   ByAge by_age_;  // of the kept ones; the oldest first
   std::multimap<size_t, ByAge::iterator> by_size_;
   uint64_t next_age_ = 0;
-  size_t in_use_bytes_ = 0, peak_bytes_ = 0, kept_bytes_ = 0;
+  size_t in_use_bytes_ = 0, peak_bytes_ = 0, kept_bytes_ = 0, mapped_bytes_ = 0;
 };
 
 // Never destroyed: tensors in globals may outlive main.

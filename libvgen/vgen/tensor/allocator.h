@@ -6,7 +6,8 @@
 // fits into, and grows to twice what is in use. So blocks of at least kLargeBlock are kept here,
 // each whole, on huge pages where the system has them. A freed block serves the next request of
 // about its size. In use and kept together stay below 1.1 times the most that was ever in use:
-// beyond that the blocks that lay idle longest go back to the system.
+// beyond that a new block is made of the pages of those that lay idle longest, which is moved, not
+// copied (mremap), and spares the system to clear fresh ones.
 
 #include <cstdint>
 
@@ -22,7 +23,8 @@ void install_tensor_allocator();
 struct LargeBlockStats {
   int64_t in_use = 0;
   int64_t peak_in_use = 0;
-  int64_t kept = 0;  ///< free, and ready for the next request
+  int64_t kept = 0;    ///< free, and ready for the next request
+  int64_t mapped = 0;  ///< asked of the system so far, what it has back included
 };
 LargeBlockStats large_block_stats();
 
