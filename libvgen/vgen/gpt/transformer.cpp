@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "vgen/nn/dropout.h"
 #include "vgen/nn/cross_entropy.h"
 #include "vgen/nn/narrow.h"
 #include "vgen/nn/rotary.h"
@@ -54,7 +55,7 @@ torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BSC, const torch::Te
       heads.query_BHSD, heads.key_BKSD, heads.value_BKSD,
       {.mask = mask_B1SS, .is_causal = is_causal, .has_groups = n_kv_head_ != n_head_});
   const auto out_BSC = nn::linear(mixed.transpose(1, 2).flatten(2), wo_->weight);
-  return torch::dropout(out_BSC, dropout_p_, is_training());
+  return nn::dropout(out_BSC, dropout_p_, is_training());
 }
 
 FeedForwardImpl::FeedForwardImpl(const GptConfig& config) : dropout_p_(config.ffn_dropout_p) {
@@ -65,7 +66,7 @@ FeedForwardImpl::FeedForwardImpl(const GptConfig& config) : dropout_p_(config.ff
 
 torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BSC) {
   const auto gated = nn::swiglu(nn::linear(x_BSC, w1_->weight), nn::linear(x_BSC, w3_->weight));
-  return torch::dropout(nn::linear(gated, w2_->weight), dropout_p_, is_training());
+  return nn::dropout(nn::linear(gated, w2_->weight), dropout_p_, is_training());
 }
 
 BlockImpl::BlockImpl(const GptConfig& config, double drop_path_p) : drop_path_p_(drop_path_p) {
@@ -160,7 +161,7 @@ torch::Tensor TransformerImpl::forward(const GptBatch& batch) {
           "gpt: ", num_condition_tokens, " condition tokens, expected cls_token_num ",
           config_.cls_token_num);
   const auto token_BNC = tok_embeddings_(batch.code_BN.slice(1, 0, num_codes - 1));
-  auto x_BSC = torch::dropout(torch::cat({condition_BTC, token_BNC}, 1), config_.token_dropout_p,
+  auto x_BSC = nn::dropout(torch::cat({condition_BTC, token_BNC}, 1), config_.token_dropout_p,
                               is_training());
   if (rope_SP2_.device() != x_BSC.device()) rope_SP2_ = rope_SP2_.to(x_BSC.device());
   const auto rope_SP2 = rope_SP2_.slice(0, 0, x_BSC.size(1));

@@ -45,17 +45,16 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   const int64_t tokens = setup.batch * (config.block_size + config.cls_token_num - 1);
   const int64_t e = setup.compute_bytes;
   const int64_t s = kFloatBytes;  // embeddings are float32, and sums with them stay so
-  const auto dropout = [&](double p, int64_t width) {
-    return p == 0 ? 0 : dim * (setup.is_cpu ? width : 1);  // a factor, or on CUDA a bool
-  };
+  // On CUDA a mask of bool, on the CPU none.
+  const auto dropout = [&](double p) { return p == 0 || setup.is_cpu ? 0 : dim; };
   const int64_t norm = s * dim + 4;  // its input, and 1 / sqrt(mean square)
   // Turned, one tensor; where CUDA's kernel does not serve, the values stay in their own.
   const bool is_one_pass = setup.is_cpu || config.head_dim() % 8 == 0;
   const int64_t heads = e * (dim + 2 * key_dim) + (is_one_pass ? 0 : e * (dim + key_dim));
   const int64_t attention = norm + e * dim + heads + e * dim +
                             kFloatBytes * config.n_head +  // mixed, and its sums
-                            dropout(config.resid_dropout_p, e);
-  const int64_t feed_forward = norm + e * dim + 3 * e * ffn + dropout(config.ffn_dropout_p, e);
+                            dropout(config.resid_dropout_p);
+  const int64_t feed_forward = norm + e * dim + 3 * e * ffn + dropout(config.ffn_dropout_p);
   const int64_t block_weights = (dim + 2 * key_dim) * dim + dim * dim + 3 * dim * ffn;
 
   Activations result;
@@ -67,7 +66,7 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   result.blocks.assign(static_cast<size_t>(config.n_layer), block);
 
   const int64_t logits = e * vocab + kFloatBytes;  // and their sums
-  result.before = tokens * dropout(config.token_dropout_p, s);
+  result.before = tokens * dropout(config.token_dropout_p);
   result.head =
       tokens * norm + num_codes * (e * dim + logits) + (setup.is_mixed() ? e * vocab * dim : 0);
   result.extra = num_codes * vocab * e;

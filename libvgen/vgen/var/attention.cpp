@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "vgen/nn/dropout.h"
 #include "vgen/nn/narrow.h"
 #include "vgen/nn/unit_heads.h"
 
@@ -98,7 +99,7 @@ torch::Tensor AttentionImpl::forward(const torch::Tensor& x_BLC,
     mixed[i] = mixed_BHQD.transpose(1, 2);
   }
   const auto out_BLC = proj_(torch::cat(mixed, 1).flatten(2));
-  return torch::dropout(out_BLC, dropout_p_, is_training());
+  return nn::dropout(out_BLC, dropout_p_, is_training());
 }
 
 }  // namespace vgen::var

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "vgen/nn/dropout.h"
 #include "vgen/nn/adaln.h"
 #include "vgen/nn/gelu.h"
 #include "vgen/nn/skip_init.h"
@@ -49,7 +50,7 @@ FeedForwardImpl::FeedForwardImpl(const VarConfig& config, c10::Device device)
 }
 
 torch::Tensor FeedForwardImpl::forward(const torch::Tensor& x_BLC) {
-  return torch::dropout(fc2_(nn::gelu(fc1_(x_BLC))), dropout_p_, is_training());
+  return nn::dropout(fc2_(nn::gelu(fc1_(x_BLC))), dropout_p_, is_training());
 }
 
 BlockImpl::BlockImpl(const VarConfig& config, double drop_path_p, c10::Device device)

@@ -79,6 +79,15 @@ struct UnitHeadsGradientArgs {
   const float *scale = nullptr, *rnorm = nullptr;
 };
 
+inline constexpr int64_t kDropoutSpan = 64;  ///< elements of 16 counters, see dropout.h
+struct DropoutArgs {
+  int64_t count = 0;
+  Elements x, out;  ///< of one type
+  uint64_t key = 0;
+  uint32_t threshold = 0;  ///< words below it drop
+  float scale = 1;
+};
+
 struct RowKernels {
   CpuIsa isa;
 
@@ -121,6 +130,9 @@ struct RowKernels {
   /// By its tanh formula, elements [begin, end), all of one type.
   void (*gelu)(Elements x, Elements out, int64_t begin, int64_t end);
   void (*gelu_gradient)(Elements x, Elements dy, Elements dx, int64_t begin, int64_t end);
+
+  /// The spans [begin, end) of kDropoutSpan elements.
+  void (*dropout)(const DropoutArgs& args, int64_t begin, int64_t end);
 };
 
 /// The best table that is not above `isa` and that this processor runs.

@@ -1,5 +1,6 @@
 #pragma once
 // The table of one instruction set. Included last by rows_<isa>.cpp.
+#include "vgen/kernels/detail/dropout_simd.h"
 #include "vgen/kernels/detail/rows_branch_simd.h"
 
 namespace vgen::kernels {
@@ -22,6 +23,7 @@ constexpr RowKernels kKernels = {
     .unit_heads_gradient = unit_heads_gradient,
     .gelu = gelu,
     .gelu_gradient = gelu_gradient,
+    .dropout = dropout,
 };
 
 }  // namespace
