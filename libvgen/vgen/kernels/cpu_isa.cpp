@@ -42,6 +42,15 @@ CpuIsa best_cpu_isa() {
   return CpuIsa::kPortable;
 }
 
+bool has_fast_bfloat16() {
+#if defined(__x86_64__)
+  return best_cpu_isa() >= CpuIsa::kAmx ||
+         (__builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16"));
+#else
+  return true;
+#endif
+}
+
 std::string cpu_isa_name(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAmx:

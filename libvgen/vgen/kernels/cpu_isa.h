@@ -17,6 +17,12 @@ enum class CpuIsa {
 /// The best level that this build has and this processor runs.
 CpuIsa best_cpu_isa();
 
+/// Whether products of bfloat16 outrun those of float32: in AMX's tiles, and by AVX512_BF16 on
+/// AMD's processors. Intel's does half as many operations in a second as float32 does, and where
+/// there is neither, LibTorch computes bfloat16 in steps of float32. Outside x86-64 true: LibTorch
+/// decides.
+bool has_fast_bfloat16();
+
 /// "portable", "avx2", "avx512", "amx".
 std::string cpu_isa_name(CpuIsa isa);
 

@@ -16,15 +16,7 @@ using torch::autograd::variable_list;
 constexpr auto kLast = torch::MemoryFormat::ChannelsLast;
 constexpr size_t kCastSlot = 0;
 
-/// Whether the processor multiplies bf16 at all, and whether in tiles (AMX), several times faster
-/// than float32.
-bool has_bf16_instructions() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return true;  // LibTorch decides
-#endif
-}
+/// Whether bf16 is multiplied in tiles (AMX), several times faster than float32.
 bool has_bf16_tiles() {
 #if defined(__x86_64__)
   return kernels::best_cpu_isa() >= kernels::CpuIsa::kAmx;
@@ -33,9 +25,9 @@ bool has_bf16_tiles() {
 #endif
 }
 
-/// Whether oneDNN convolves that dtype without a detour through float32.
+/// Whether oneDNN convolves that dtype at least as fast as float32.
 bool is_native(torch::ScalarType dtype) {
-  return dtype == torch::kFloat32 || (dtype == torch::kBFloat16 && has_bf16_instructions());
+  return dtype == torch::kFloat32 || (dtype == torch::kBFloat16 && kernels::has_fast_bfloat16());
 }
 
 /// One convolution on the CPU, channels-last.

@@ -49,7 +49,7 @@ using WeightHook = std::function<void(const torch::Tensor& weight)>;
 /// On CUDA narrow inputs are computed channels-last, which is what the tensor cores' kernels take.
 /// On the CPU: 3x3 convolutions of float32 go through kernels/winograd.h where there are enough
 /// pixels, and bf16 ones too on a processor without AMX; every other one through oneDNN. bf16 on a
-/// processor without bf16 instructions is computed in float32 and rounded.
+/// processor without fast products of it (kernels/cpu_isa.h) is computed in float32 and rounded.
 ///
 /// Of a weight that is not trained a copy in the dtype that is computed in is kept, where that is
 /// not float32; nothing else is.

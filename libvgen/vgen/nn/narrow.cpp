@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include "vgen/kernels/columns.h"
+#include "vgen/kernels/cpu_isa.h"
 
 namespace vgen::nn {
 namespace {
@@ -14,10 +15,10 @@ using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
 constexpr auto kAutocastKey = c10::DispatchKey::AutocastCPU;
 
-/// Whether LibTorch multiplies matrices of that dtype by the processor's vectors or tiles.
+/// Whether LibTorch multiplies matrices of that dtype at least as fast as those of float32.
 bool has_products(c10::ScalarType dtype) {
+  if (dtype == c10::kBFloat16) return kernels::has_fast_bfloat16();
 #if defined(__x86_64__)
-  if (dtype == c10::kBFloat16) return __builtin_cpu_supports("avx512bw");
   if (dtype == c10::kHalf) return __builtin_cpu_supports("avx512fp16");
 #endif
   return true;
@@ -41,13 +42,15 @@ at::Tensor narrowed(const at::Tensor& x, c10::ScalarType dtype) {
 
 at::Tensor widened(const at::Tensor& x) { return x.to(c10::kFloat); }
 
-/// A bias of no elements is none: a Function takes no undefined tensors.
+/// x is narrow; weight and bias may be float32, which are multiplied as they are. A bias of no
+/// elements is none: a Function takes no undefined tensors.
 class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
  public:
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
                                const torch::Tensor& weight, const torch::Tensor& bias) {
     const NoAutocast guard(kAutocastKey);
     context->save_for_backward({x, weight});
+    context->saved_data["bias_dtype"] = static_cast<int64_t>(bias.scalar_type());
     const at::Tensor added = bias.numel() > 0 ? widened(bias) : at::Tensor();
     return at::linear(widened(x), widened(weight), added).to(x.scalar_type());
   }
@@ -63,9 +66,12 @@ class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
       result[0] = dy_MN.mm(widened(weight)).to(dtype).view(x.sizes());
     }
     if (context->needs_input_grad(1)) {
-      result[1] = dy_MN.t().mm(widened(x).reshape({-1, x.size(-1)})).to(dtype);
+      result[1] = dy_MN.t().mm(widened(x).reshape({-1, x.size(-1)})).to(weight.scalar_type());
     }
-    if (context->needs_input_grad(2)) result[2] = dy_MN.sum(0).to(dtype);
+    if (context->needs_input_grad(2)) {
+      const auto bias_dtype = context->saved_data["bias_dtype"].toInt();
+      result[2] = dy_MN.sum(0).to(static_cast<c10::ScalarType>(bias_dtype));
+    }
     return result;
   }
 };
@@ -184,8 +190,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   const auto dtype = lacking_dtype(x, weight);
   if (!dtype) return at::linear(x, weight, bias);
   const at::Tensor added = bias.defined() ? bias : at::empty({0}, x.options());
-  return WidenedLinear::apply(narrowed(x, *dtype), narrowed(weight, *dtype),
-                              narrowed(added, *dtype));
+  const auto exact = [&](const at::Tensor& parameter) {
+    return parameter.scalar_type() == c10::kFloat ? parameter : narrowed(parameter, *dtype);
+  };
+  return WidenedLinear::apply(narrowed(x, *dtype), exact(weight), exact(added));
 }
 
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,

@@ -1,9 +1,10 @@
 #pragma once
 // Matrix products in narrow dtypes.
 //
-// Those that a processor lacks: on a CPU without vectors of bfloat16 or float16 LibTorch multiplies
-// them in plain loops, tens of times slower than float32. Here such products are made in float32
-// and rounded once, and what is kept for the backward pass stays narrow.
+// Those that a processor has no fast instructions for: there LibTorch's products of bfloat16 and
+// float16 take two (AVX512_BF16 of Intel's without AMX), five (AVX-512) to tens of times (AVX2) as
+// long as those of float32. Here they are made in float32 and rounded once, and what is kept for
+// the backward pass stays narrow.
 //
 // Those of autocast on CUDA that have gradients: one operator instead of six, whose gradient to a
 // float32 weight leaves the product in float32, without being rounded in between.
