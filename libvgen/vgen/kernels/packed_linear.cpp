@@ -48,23 +48,61 @@ void read_row(const at::Tensor& weight, int64_t row, float* to) {
 /// without a gap would displace each other from the first cache.
 int64_t row_stride(int64_t in_features) { return in_features + 16; }
 
+using Words [[gnu::vector_size(16)]] = uint32_t;  // of four bytes: a float, or two bfloat16
+constexpr int64_t kWordBytes = 4;
+
+Words load_words(const std::byte* from) {
+  Words value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+void store_words(Words value, std::byte* to) { std::memcpy(to, &value, sizeof(value)); }
+
+// (kBlock rows of num_words, row_bytes apart) to (num_words, kBlock). Whole cache lines of a row at
+// a time: lines of rows that are a power of two apart displace each other.
+void transpose_block(const std::byte* from, int64_t row_bytes, int64_t num_words, std::byte* to) {
+  constexpr int64_t kLineWords = 16, kOutBytes = kBlock * kWordBytes;
+  for (int64_t first = 0; first < num_words; first += kLineWords) {
+    const int64_t end = std::min(first + kLineWords, num_words);
+    for (int64_t n = 0; n < kBlock; n += 4) {
+      const std::byte* row = from + n * row_bytes + first * kWordBytes;
+      std::byte* out = to + first * kOutBytes + n * kWordBytes;
+      int64_t k = first;
+      for (; k + 4 <= end; k += 4) {
+        const Words a = load_words(row), b = load_words(row + row_bytes);
+        const Words c = load_words(row + 2 * row_bytes), d = load_words(row + 3 * row_bytes);
+        const Words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+        const Words ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+        const Words cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        const Words cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        store_words(__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5), out);
+        store_words(__builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7), out + kOutBytes);
+        store_words(__builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5), out + 2 * kOutBytes);
+        store_words(__builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7), out + 3 * kOutBytes);
+        row += 4 * kWordBytes;
+        out += 4 * kOutBytes;
+      }
+      for (; k < end; ++k, row += kWordBytes, out += kOutBytes) {
+        for (int64_t i = 0; i < 4; ++i) {
+          std::memcpy(out + i * kWordBytes, row + i * row_bytes, kWordBytes);
+        }
+      }
+    }
+  }
+}
+
 // rows_BK, kBlock rows of K, to the block's layout.
 void store_block(const float* rows_BK, int64_t in_features, Storage storage, std::byte* to) {
   const int64_t stride = row_stride(in_features);
   if (storage == Storage::kFloat32) {
-    auto* out = reinterpret_cast<float*>(to);
-    for (int64_t k = 0; k < in_features; ++k) {
-      for (int64_t n = 0; n < kBlock; ++n) out[k * kBlock + n] = rows_BK[n * stride + k];
-    }
+    transpose_block(reinterpret_cast<const std::byte*>(rows_BK), stride * kWordBytes, in_features,
+                    to);
     return;
   }
-  auto* out = reinterpret_cast<at::BFloat16*>(to);
-  for (int64_t k = 0; k < in_features; k += 2) {
-    for (int64_t n = 0; n < kBlock; ++n) {
-      out[k * kBlock + n * 2] = at::BFloat16(rows_BK[n * stride + k]);
-      out[k * kBlock + n * 2 + 1] = at::BFloat16(rows_BK[n * stride + k + 1]);
-    }
-  }
+  std::vector<at::BFloat16> narrow_BK(static_cast<size_t>(kBlock * stride));
+  for (int64_t i = 0; i < kBlock * stride; ++i) narrow_BK[i] = at::BFloat16(rows_BK[i]);
+  transpose_block(reinterpret_cast<const std::byte*>(narrow_BK.data()), stride * 2, in_features / 2,
+                  to);
 }
 
 void store_int8_block(const float* rows_BK, int64_t in_features, std::byte* to, float* scale) {
