@@ -87,6 +87,28 @@ TEST_CASE("linear: narrow weights need no autocast", "[nn]") {
   CHECK_THROWS(nn::linear(x, weight.to(c10::kFloat)));  // as LibTorch's, on every processor
 }
 
+TEST_CASE("linear: where products are widened, float32 weights are not rounded", "[nn]") {
+  if (has_fast_products(c10::kBFloat16)) {
+    WARN("skipped: this processor has fast products of bfloat16");
+    return;
+  }
+  torch::manual_seed(3);
+  const auto x = torch::randn({40, 30}).to(c10::kBFloat16);
+  const auto weight = torch::randn({20, 30}).requires_grad_();
+  const auto bias = torch::randn({20}).requires_grad_();
+  const auto dy = torch::randn({40, 20}).to(c10::kBFloat16);
+  torch::Tensor y;
+  {
+    const Autocast autocast(c10::kCPU, c10::kBFloat16);
+    y = nn::linear(x, weight, bias);
+  }
+  const auto expected = at::linear(x.to(c10::kFloat), weight, bias);
+  CHECK(torch::equal(y, expected.to(c10::kBFloat16)));
+  const auto actual = torch::autograd::grad({y}, {weight, bias}, {dy});
+  const auto wanted = torch::autograd::grad({expected}, {weight, bias}, {dy.to(c10::kFloat)});
+  for (size_t i = 0; i < 2; ++i) CHECK_THAT(actual[i], test::AllClose(wanted[i], test::kFloat32));
+}
+
 TEST_CASE("attention: narrow inputs, as in float32", "[nn]") {
   torch::manual_seed(2);
   struct Case {

@@ -12,6 +12,8 @@
 #include "support/support.h"
 #include "support/torch_support.h"
 #include "vgen/core/strings.h"
+#include "vgen/dist/activation_checkpoint.h"
+#include "vgen/gpt/transformer.h"
 #include "vgen/io/json.h"
 #include "vgen/io/torch_file.h"
 #include "vgen/tensor/autocast.h"
@@ -99,6 +101,27 @@ void check_trace(Trainer& trainer, int64_t first_step) {
     INFO(name);
     CHECK_THAT(tensor, test::AllClose(checkpoint::as_tensor(*array), {2e-5, 1e-4}));
   }
+}
+
+TEST_CASE("gpt training: a checkpointed block drops the same elements again", "[train]") {
+  gpt::GptConfig config = golden_config().model;
+  config.resid_dropout_p = config.ffn_dropout_p = 0.3;
+  gpt::Transformer model(config);
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& parameter : model->parameters()) parameter.normal_(0, 0.1);
+  }
+  const auto code_BN = torch::randint(config.vocab_size, {4, config.block_size}, torch::kLong);
+  const auto label_B = torch::randint(config.num_classes, {4}, torch::kLong);
+  const auto gradients = [&](BlockRunner* runner) {
+    const BlockRunnerGuard guard(runner);
+    torch::manual_seed(4);
+    const gpt::GptBatch batch{.code_BN = code_BN, .condition = label_B};
+    return torch::autograd::grad({gpt::gpt_loss(model(batch), code_BN)}, model->parameters());
+  };
+  dist::CheckpointRunner checkpoints;
+  const auto expected = gradients(nullptr), actual = gradients(&checkpoints);
+  for (size_t i = 0; i < expected.size(); ++i) CHECK(torch::equal(actual[i], expected[i]));
 }
 
 TEST_CASE("gpt training: losses, gradients and weights of the official code", "[train][golden]") {

@@ -16,6 +16,7 @@
 #include "vgen/gpt/transformer.h"
 #include "vgen/io/json.h"
 #include "vgen/nn/cross_entropy.h"
+#include "vgen/nn/narrow.h"
 #include "vgen/tensor/autocast.h"
 #include "vgen/train/gpt_task.h"
 #include "vgen/train/var_task.h"
@@ -85,7 +86,10 @@ int64_t measured_kept(const std::function<torch::Tensor()>& loss, c10::ScalarTyp
 }
 
 ActivationSetup on_cpu(int64_t batch, c10::ScalarType dtype) {
-  return {.batch = batch, .compute_bytes = dtype == c10::kFloat ? 4 : 2, .is_cpu = true};
+  return {.batch = batch,
+          .compute_bytes = dtype == c10::kFloat ? 4 : 2,
+          .is_cpu = true,
+          .is_widened = !nn::has_fast_products(dtype)};
 }
 
 void check_kept(const std::function<torch::Tensor()>& loss,

@@ -15,22 +15,13 @@ using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
 constexpr auto kAutocastKey = c10::DispatchKey::AutocastCPU;
 
-/// Whether LibTorch multiplies matrices of that dtype at least as fast as those of float32.
-bool has_products(c10::ScalarType dtype) {
-  if (dtype == c10::kBFloat16) return kernels::has_fast_bfloat16();
-#if defined(__x86_64__)
-  if (dtype == c10::kHalf) return __builtin_cpu_supports("avx512fp16");
-#endif
-  return true;
-}
-
 /// The narrow dtype that a product of x and y is to be made in and that the processor lacks; none
 /// where LibTorch's operator serves.
 std::optional<c10::ScalarType> lacking_dtype(const at::Tensor& x, const at::Tensor& y) {
   if (!x.is_cpu()) return std::nullopt;
   const bool is_cast = at::autocast::is_autocast_enabled(c10::kCPU);
   const auto dtype = is_cast ? at::autocast::get_autocast_dtype(c10::kCPU) : x.scalar_type();
-  if (has_products(dtype)) return std::nullopt;
+  if (has_fast_products(dtype)) return std::nullopt;
   // Without autocast, dtypes that do not fit are LibTorch's to refuse.
   return is_cast || y.scalar_type() == dtype ? std::optional(dtype) : std::nullopt;
 }
@@ -181,6 +172,14 @@ class WidenedAttention : public torch::autograd::Function<WidenedAttention> {
 };
 
 }  // namespace
+
+bool has_fast_products(c10::ScalarType dtype) {
+  if (dtype == c10::kBFloat16) return kernels::has_fast_bfloat16();
+#if defined(__x86_64__)
+  if (dtype == c10::kHalf) return __builtin_cpu_supports("avx512fp16");
+#endif
+  return true;
+}
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (const auto dtype = narrowing_dtype(x, weight)) {

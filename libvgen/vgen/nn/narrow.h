@@ -3,8 +3,9 @@
 //
 // Those that a processor has no fast instructions for: there LibTorch's products of bfloat16 and
 // float16 take two (AVX512_BF16 of Intel's without AMX), five (AVX-512) to tens of times (AVX2) as
-// long as those of float32. Here they are made in float32 and rounded once, and what is kept for
-// the backward pass stays narrow.
+// long as those of float32. Here they are made in float32 and rounded once. Activations that are
+// kept for the backward pass are narrow; float32 weights are multiplied and kept as they are, not
+// rounded before.
 //
 // Those of autocast on CUDA that have gradients: one operator instead of six, whose gradient to a
 // float32 weight leaves the product in float32, without being rounded in between.
@@ -16,6 +17,10 @@
 #include <optional>
 
 namespace vgen::nn {
+
+/// Whether LibTorch multiplies matrices of that dtype on this processor at least as fast as those
+/// of float32.
+bool has_fast_products(c10::ScalarType dtype);
 
 /// x W^T + b, as at::linear, autocast included: x (..., K), weight (N, K), bias (N) or undefined.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});

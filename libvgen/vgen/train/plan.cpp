@@ -9,7 +9,9 @@
 #include "vgen/core/error.h"
 #include "vgen/infer/gpt_weights.h"
 #include "vgen/io/json.h"
+#include "vgen/nn/narrow.h"
 #include "vgen/nn/skip_init.h"
+#include "vgen/tensor/device.h"
 #include "vgen/train/gpt_task.h"
 #include "vgen/train/tokenizer_cost.h"
 #include "vgen/train/tokenizer_task.h"
@@ -162,11 +164,13 @@ PlanRow plan_row(const PaperModel& model, const dist::PlanSetup& setup, bool is_
               .ranks = setup.ranks,
               .memory = dist::plan_memory(model.phases, setup)};
   const bool has_narrow_parameters = setup.param_bytes < 4;
+  const bool is_cpu = std::string_view(report.gpu.name) == "cpu";
   const ActivationSetup activations{
       .batch = report.micro_batch_size,
       .compute_bytes = dtype_bytes(report.precision),
       .has_narrow_blocks = setup.is_gathering() && has_narrow_parameters,
-      .is_cpu = std::string_view(report.gpu.name) == "cpu",
+      .is_cpu = is_cpu,
+      .is_widened = is_cpu && !nn::has_fast_products(parse_precision(report.precision)),
       .micro_batches = setup.grad_accum_steps,
       .is_batch_shared = setup.ranks >= 2};
   const std::vector<Activations> kept = model.activations(activations);

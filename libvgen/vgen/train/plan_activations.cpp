@@ -45,14 +45,14 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   const int64_t tokens = setup.batch * (config.block_size + config.cls_token_num - 1);
   const int64_t e = setup.compute_bytes;
   const int64_t s = kFloatBytes;  // embeddings are float32, and sums with them stay so
-  // On CUDA a mask of bool, on the CPU none.
+  // On CUDA a mask of bool; on the CPU none in float32 and bfloat16.
   const auto dropout = [&](double p) { return p == 0 || setup.is_cpu ? 0 : dim; };
   const int64_t norm = s * dim + 4;  // its input, and 1 / sqrt(mean square)
   // Turned, one tensor; where CUDA's kernel does not serve, the values stay in their own.
   const bool is_one_pass = setup.is_cpu || config.head_dim() % 8 == 0;
   const int64_t heads = e * (dim + 2 * key_dim) + (is_one_pass ? 0 : e * (dim + key_dim));
   const int64_t attention = norm + e * dim + heads + e * dim +
-                            kFloatBytes * config.n_head +  // mixed, and its sums
+                            (setup.is_widened ? 0 : kFloatBytes * config.n_head) +  // its sums
                             dropout(config.resid_dropout_p);
   const int64_t feed_forward = norm + e * dim + 3 * e * ffn + dropout(config.ffn_dropout_p);
   const int64_t block_weights = (dim + 2 * key_dim) * dim + dim * dim + 3 * dim * ffn;
@@ -68,7 +68,7 @@ Activations gpt_activations(const gpt::GptConfig& config, const ActivationSetup&
   const int64_t logits = e * vocab + kFloatBytes;  // and their sums
   result.before = tokens * dropout(config.token_dropout_p);
   result.head =
-      tokens * norm + num_codes * (e * dim + logits) + (setup.is_mixed() ? e * vocab * dim : 0);
+      tokens * norm + num_codes * (e * dim + logits) + (setup.is_casting() ? e * vocab * dim : 0);
   result.extra = num_codes * vocab * e;
   return result;
 }
@@ -85,7 +85,8 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   if (config.attn_l2_norm) {
     heads += 3 * e * dim + 2 * kFloatBytes * config.heads();  // what is given on, and lengths
   }
-  const int64_t mixed = 2 * e * dim + kFloatBytes * config.heads();  // by scales, and together
+  // By scales, with sums, and together.
+  const int64_t mixed = (setup.is_widened ? 0 : e * dim + kFloatBytes * config.heads()) + e * dim;
   const int64_t per_token = 2 * modulated_norm + heads + mixed + e * dim +  // gated attention
                             2 * e * ffn + e * dim;                          // gated FFN
   const int64_t per_sample = 10 * e * dim;  // gates, scales and shifts, and what made them
@@ -103,7 +104,7 @@ Activations var_activations(const var::VarConfig& config, const ActivationSetup&
   const int64_t head_weights =
       vocab * dim + 2 * dim * dim + (config.shared_adaln ? 6 * dim * dim : 0);
   result.before = tokens * kFloatBytes * config.z_channels;
-  result.head = tokens * head + (setup.is_mixed() ? e * head_weights : 0);
+  result.head = tokens * head + (setup.is_casting() ? e * head_weights : 0);
   result.extra = tokens * vocab * kFloatBytes;
   return result;
 }

@@ -17,12 +17,16 @@ struct ActivationSetup {
   int64_t compute_bytes = 4;  ///< of an element in the run's precision
   /// Blocks are gathered in the run's precision (fsdp, hsdp): none of their weights is cast.
   bool has_narrow_blocks = false;
-  bool is_cpu = false;           ///< CUDA keeps smaller masks, and more of convolutions
+  bool is_cpu = false;  ///< CUDA keeps masks of dropout, and more of convolutions
+  /// Narrow products are made in float32 (nn/narrow.h): weights are taken as they are, and
+  /// attention keeps its inputs alone.
+  bool is_widened = false;
   int64_t micro_batches = 1;     ///< of a step: images of all are there at the same time
   bool is_batch_shared = false;  ///< among ranks: batch norms are theirs together
 
   bool is_mixed() const { return compute_bytes < 4; }
-  bool is_casting_blocks() const { return is_mixed() && !has_narrow_blocks; }
+  bool is_casting() const { return is_mixed() && !is_widened; }
+  bool is_casting_blocks() const { return is_casting() && !has_narrow_blocks; }
 };
 
 /// Bytes of one rank, weights that autocast has cast included.
