@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstddef>
 #include <map>
 #include <mutex>
@@ -56,13 +57,21 @@ std::optional<Block> map_block(size_t bytes) {
   return Block{block, bytes, {bytes}};
 }
 
-// Pages of one mapping take the place of those of another; both are gone from `from`. Where the
-// system refuses, the old pages are given up and `to` stays what it was.
-void move_pages(std::byte* from, size_t bytes, std::byte* to) {
-  if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED) return;
-  munmap(from, bytes);
-  // Should `to` have been unmapped first: no effect otherwise.
-  mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+// Pages of one mapping take the place of those of another, and are gone from `from`. False where
+// the system refuses: both are what they were, but for `to`, which may be fresh.
+bool move_pages(std::byte* from, size_t bytes, std::byte* to) {
+  if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED) return true;
+  // It may have unmapped `to` before it failed.
+  void* const again = mmap(to, bytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  require(again != MAP_FAILED || errno == EEXIST, ErrorCode::kUnavailable,
+          "out of memory: ", format_bytes(bytes), " for a tensor; use a smaller batch or model");
+  if (again == to) {
+    madvise(to, bytes, MADV_HUGEPAGE);
+  } else if (again != MAP_FAILED) {  // Linux before 4.17: `to` was still there
+    munmap(again, bytes);
+  }
+  return false;
 }
 
 class LargeBlocks {
@@ -130,6 +139,10 @@ class LargeBlocks {
 
   std::optional<Block> make(size_t bytes) {
     std::optional<Block> block = map_block(bytes);
+    if (!block) {
+      release(surplus_with(bytes));
+      block = map_block(bytes);
+    }
     if (!block) {  // without what is kept there may be enough
       release(kept_bytes_);
       block = map_block(bytes);
@@ -137,6 +150,7 @@ class LargeBlocks {
     if (!block) return block;
     mapped_bytes_ += bytes;
     if (const size_t surplus = surplus_with(bytes); surplus > 0) fill(*block, surplus);
+    num_mappings_ += block->mappings.size();
     release(surplus_with(bytes));
     return block;
   }
@@ -152,27 +166,28 @@ class LargeBlocks {
   // Puts kept pages, those of the oldest blocks first, into the place of untouched ones: about as
   // many bytes as are wanted.
   void fill(Block& block, size_t wanted) {
-    constexpr size_t kMaxMappings = 64;  // of one block; a process may have some 65,000
+    constexpr size_t kMaxMappings = 16'000;  // of all blocks; a process may have some 65,000
     const size_t end =
         std::min((wanted + kHugePage - 1) / kHugePage, block.bytes / kHugePage) * kHugePage;
     size_t filled = 0;
     std::vector<size_t> mappings;
-    while (filled < end && !by_age_.empty() && mappings.size() < kMaxMappings) {
+    while (can_move_ && filled < end && !by_age_.empty() &&
+           num_mappings_ + mappings.size() < kMaxMappings) {
       const auto oldest = by_age_.begin();
       const uint64_t age = oldest->first;
       Block donor = take_out(oldest);
       const size_t count = std::min(donor.mappings.front(), end - filled) / kHugePage * kHugePage;
       if (count == 0) {  // less than a huge page
         munmap(donor.begin, donor.bytes);
+        cut_front(donor, donor.bytes);
         continue;
       }
-      move_pages(donor.begin, count, block.begin + filled);
-      filled += count;
-      mappings.push_back(count);
-      donor.begin += count;
-      donor.bytes -= count;
-      donor.mappings.front() -= count;
-      if (donor.mappings.front() == 0) donor.mappings.erase(donor.mappings.begin());
+      can_move_ = move_pages(donor.begin, count, block.begin + filled);
+      if (can_move_) {
+        filled += count;
+        mappings.push_back(count);
+        cut_front(donor, count);
+      }
       if (donor.bytes > 0) keep(age, std::move(donor));
     }
     if (filled < block.bytes) mappings.push_back(block.bytes - filled);
@@ -180,14 +195,29 @@ class LargeBlocks {
     mapped_bytes_ -= filled;
   }
 
-  // The oldest first, until so many bytes are gone.
+  // So many bytes, or some more, of the oldest blocks go back to the system.
   void release(size_t bytes) {
-    size_t gone = 0;
-    while (gone < bytes && !by_age_.empty()) {
-      const Block oldest = take_out(by_age_.begin());
-      munmap(oldest.begin, oldest.bytes);
-      gone += oldest.bytes;
+    while (bytes > 0 && !by_age_.empty()) {
+      const auto oldest = by_age_.begin();
+      const uint64_t age = oldest->first;
+      Block block = take_out(oldest);
+      const size_t pages = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      const size_t count = std::min(block.mappings.front(), pages);
+      munmap(block.begin, count);
+      cut_front(block, count);
+      bytes -= std::min(bytes, count);
+      if (block.bytes > 0) keep(age, std::move(block));
     }
+  }
+
+  // Of the first mapping.
+  void cut_front(Block& block, size_t bytes) {
+    block.begin += bytes;
+    block.bytes -= bytes;
+    block.mappings.front() -= bytes;
+    if (block.mappings.front() > 0) return;
+    block.mappings.erase(block.mappings.begin());
+    --num_mappings_;
   }
 
   std::mutex mutex_;
@@ -196,6 +226,8 @@ class LargeBlocks {
   std::multimap<size_t, ByAge::iterator> by_size_;
   uint64_t next_age_ = 0;
   size_t in_use_bytes_ = 0, peak_bytes_ = 0, kept_bytes_ = 0, mapped_bytes_ = 0;
+  size_t num_mappings_ = 0;
+  bool can_move_ = true;  // until the system refuses once
 };
 
 // Never destroyed: tensors in globals may outlive main.
