@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "support/torch_support.h"
 #include "vgen/core/random.h"
@@ -16,12 +17,13 @@ const CpuIsa kAllIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512};
 
 torch::Tensor plain_dropout(const torch::Tensor& x, double p, uint64_t key) {
   auto kept = torch::empty({x.numel()});
+  auto* const factors = kept.mutable_data_ptr<float>();
   for (int64_t i = 0; i < x.numel(); ++i) {
     const auto counter = static_cast<uint64_t>(i / 64 * 16 + i % 16);
     const auto words =
         philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0},
                    {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)});
-    kept[i] = words[i / 16 % 4] >= p * 4294967296.0 ? 1.0 : 0.0;
+    factors[i] = words[i / 16 % 4] >= std::floor(std::ldexp(p, 32)) ? 1.0f : 0.0f;
   }
   return (x.to(torch::kFloat32) * kept.view(x.sizes()) * (1 / (1 - p))).to(x.scalar_type());
 }
@@ -40,6 +42,18 @@ TEST_CASE("dropout: each element is dropped by its own random word", "[kernels]"
       }
     }
   }
+}
+
+TEST_CASE("dropout: the same on any number of threads", "[kernels]") {
+  torch::manual_seed(1);
+  const auto x = torch::randn({100'003});  // of several tasks
+  const auto expected = plain_dropout(x, 0.3, 11);
+  const int num_threads = at::get_num_threads();
+  for (const int threads : {1, 3}) {
+    at::set_num_threads(threads);
+    CHECK(torch::equal(keyed_dropout(x, 0.3, 11), expected));
+  }
+  at::set_num_threads(num_threads);
 }
 
 TEST_CASE("dropout: the share, the order of axes and the key", "[kernels]") {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "vgen/nn/dropout.h"
 #include "vgen/nn/cross_entropy.h"
+#include "vgen/nn/dropout.h"
 #include "vgen/nn/narrow.h"
 #include "vgen/nn/rotary.h"
 #include "vgen/nn/swiglu.h"
@@ -162,7 +162,7 @@ torch::Tensor TransformerImpl::forward(const GptBatch& batch) {
           config_.cls_token_num);
   const auto token_BNC = tok_embeddings_(batch.code_BN.slice(1, 0, num_codes - 1));
   auto x_BSC = nn::dropout(torch::cat({condition_BTC, token_BNC}, 1), config_.token_dropout_p,
-                              is_training());
+                           is_training());
   if (rope_SP2_.device() != x_BSC.device()) rope_SP2_ = rope_SP2_.to(x_BSC.device());
   const auto rope_SP2 = rope_SP2_.slice(0, 0, x_BSC.size(1));
   for (const auto& layer : *layers_) {

@@ -219,7 +219,7 @@ void VarEngineImpl::take_block(VarWeights& weights, int64_t index) {
   blocks_.push_back(std::move(block));
 }
 
-// What attention is done in: processors without AMX have no fast products of bfloat16.
+// What attention is done in: without AMX ours are products of float32.
 at::ScalarType VarEngineImpl::cache_dtype() const {
   const bool is_narrow =
       options_.precision == "bf16" && (!use_own_kernels_ || isa_ >= kernels::CpuIsa::kAmx);

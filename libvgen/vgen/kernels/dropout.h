@@ -17,7 +17,8 @@ bool is_dropout_input(const at::Tensor& x);
 /// x / (1 - p), or 0 with probability p, 0 <= p < 1; shape and dtype of x, contiguous. Depends on
 /// the key and each element's index alone: the gradient is keyed_dropout(dy, p, key). The words
 /// are those of Philox4x32-10 (core/random.h): of 64 elements from 64 s on, element 16 w + l is
-/// dropped where word w of counter 16 s + l is below p 2^32.
+/// dropped where word w of counter 16 s + l is below floor(p 2^32).
+/// What is dropped is 0 also where x is not finite.
 at::Tensor keyed_dropout(const at::Tensor& x, double p, uint64_t key, CpuIsa isa = best_cpu_isa());
 
 }  // namespace vgen::kernels

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "vgen/nn/dropout.h"
 #include "vgen/nn/adaln.h"
+#include "vgen/nn/dropout.h"
 #include "vgen/nn/gelu.h"
 #include "vgen/nn/skip_init.h"
 #include "vgen/tensor/autocast.h"

@@ -1,35 +1,15 @@
 #pragma once
 // Dropout in vectors; see dropout.h and row_kernels.h. Included by rows_<isa>.cpp.
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
-#include "vgen/kernels/detail/float_simd.h"
-#include "vgen/kernels/detail/row_kernels.h"
+// The including source defines multiply_low: the low half of each pair of words times a factor.
+#include "vgen/kernels/detail/rows_simd.h"
 
 namespace vgen::kernels {
 namespace {
 
-typedef uint64_t Longs __attribute__((vector_size(kWidth * 4)));  // half as many
-
-/// The low half of each number times `factor`.
-inline Longs multiply_low(Longs x, uint32_t factor) {
-#if VGEN_SIMD_WIDTH == 16 && defined(__AVX512F__)
-  return (Longs)_mm512_maskz_mul_epu32(0xff, (__m512i)x,
-                                       _mm512_set1_epi32(static_cast<int>(factor)));
-#elif VGEN_SIMD_WIDTH == 8 && defined(__AVX2__)
-  return (Longs)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi32(static_cast<int>(factor)));
-#elif VGEN_SIMD_WIDTH == 4 && defined(__SSE2__)
-  return (Longs)_mm_mul_epu32((__m128i)x, _mm_set1_epi32(static_cast<int>(factor)));
-#else
-  return (x & 0xffffffffu) * factor;
-#endif
-}
-
 /// x times `factor`: the high and the low words.
 inline void multiply_wide(Words x, uint32_t factor, Words& high, Words& low) {
-  const Longs even = multiply_low((Longs)x, factor);
-  const Longs odd = multiply_low((Longs)x >> 32, factor);
+  const Pairs even = multiply_low((Pairs)x, factor);
+  const Pairs odd = multiply_low((Pairs)x >> 32, factor);
   constexpr uint64_t kLow = 0xffffffffu;
   low = (Words)((even & kLow) | (odd << 32));
   high = (Words)((even >> 32) | (odd & ~kLow));
