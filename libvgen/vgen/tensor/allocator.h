@@ -4,10 +4,10 @@
 // glibc returns large blocks to the system at once, and the page faults of getting them back cost
 // up to two thirds of the time; told to keep them, its heap breaks into pieces that no activation
 // fits into, and grows to twice what is in use. So blocks of at least kLargeBlock are kept here,
-// on huge pages where the system has them. A freed block serves the next request of
-// about its size. In use and kept together stay below 1.1 times the most that was ever in use:
-// beyond that a new block is made of the pages of those that lay idle longest, which is moved, not
-// copied (mremap), and spares the system to clear fresh ones.
+// on huge pages where the system has them. A freed block serves the next request of about its size.
+// In use and kept together stay below 1.1 times the most that was ever in use. Where they would
+// not, a new block is made of pages of those that lay idle longest: moved, not copied (mremap), so
+// that the system need not clear fresh ones.
 
 #include <cstdint>
 
